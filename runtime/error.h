@@ -2,6 +2,7 @@
 // Errors are sentences: what was wrong, where, and what would be right.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <stdexcept>
 #include <string>

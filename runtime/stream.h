@@ -1,0 +1,91 @@
+#pragma once
+// A device's memory and queue of work, as everything above the kernels sees them.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace taper {
+
+/// Raw memory of one device. Blocks are aligned to 64 bytes at least.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  /// Throws Failure that says how much was asked when the device has no more.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* block) noexcept = 0;
+};
+
+/// malloc'd memory of the host, aligned to 64 bytes.
+class HostMemory final : public Memory {
+ public:
+  void* allocate(int64_t bytes) override;
+  void release(void* block) noexcept override;
+};
+
+/// Bytes handed out now, the most ever handed out at once, and what is held from the device (in use or
+/// cached).
+struct MemoryStatistics {
+  int64_t in_use = 0, peak = 0, held = 0;
+};
+
+/// Keeps released blocks and hands them out again by size class (an eighth of a power of two), last in first
+/// out, so that a training step allocates nothing after the first. Thread-safe: a block may be released by
+/// any thread.
+class CachingAllocator {
+ public:
+  explicit CachingAllocator(std::unique_ptr<Memory> memory) : memory_(std::move(memory)) {}
+  ~CachingAllocator();
+  CachingAllocator(const CachingAllocator&) = delete;
+  CachingAllocator& operator=(const CachingAllocator&) = delete;
+
+  void* allocate(int64_t bytes);
+  /// `bytes` as given to allocate.
+  void release(void* block, int64_t bytes) noexcept;
+  /// Gives cached blocks back to the device.
+  void trim() noexcept;
+  MemoryStatistics statistics() const;
+  void reset_peak();
+
+ private:
+  std::unique_ptr<Memory> memory_;
+  mutable std::mutex mutex_;
+  std::map<int64_t, std::vector<void*>> free_;
+  MemoryStatistics statistics_;
+};
+
+/// An ordered queue of work on one device, with the allocator of what that work uses. One worker, one stream:
+/// only one thread at a time issues work to it. Copies and kernels run in the order of their calls; on the
+/// CPU each is finished when its call returns. Pointers are the device's unless called `host`.
+class Stream {
+ public:
+  explicit Stream(std::unique_ptr<Memory> memory)
+      : allocator_(std::make_shared<CachingAllocator>(std::move(memory))) {}
+  virtual ~Stream() = default;
+  virtual void upload(void* destination, const void* host, int64_t bytes) = 0;
+  /// Waits for the copy: `host` is valid on return.
+  virtual void download(void* host, const void* source, int64_t bytes) = 0;
+  virtual void copy(void* destination, const void* source, int64_t bytes) = 0;
+  virtual void zero(void* destination, int64_t bytes) = 0;
+  virtual void synchronize() = 0;
+  const std::shared_ptr<CachingAllocator>& allocator() const { return allocator_; }
+
+ private:
+  std::shared_ptr<CachingAllocator> allocator_;
+};
+
+/// A stream of the host's own thread: memcpy and memset.
+class HostStream : public Stream {
+ public:
+  HostStream() : Stream(std::make_unique<HostMemory>()) {}
+  void upload(void* destination, const void* host, int64_t bytes) override;
+  void download(void* host, const void* source, int64_t bytes) override;
+  void copy(void* destination, const void* source, int64_t bytes) override;
+  void zero(void* destination, int64_t bytes) override;
+  void synchronize() override {}
+};
+
+}  // namespace taper
