@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2317  # parts are called by their names
+# Installs what is missing, builds, and runs every test. Parts can be run alone:
+#   scripts/test.sh                    all parts, then a summary with the time of each
+#   scripts/test.sh format unit        only these
+# Parts: format unit tidy sanitize fuzz
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all_parts=(format unit tidy sanitize fuzz)
+jobs=$(nproc)
+
+sources() { git ls-files '*.cpp' '*.h'; }
+
+build() {  # build PRESET FOLDER [cmake options...]
+  local preset=$1 folder=$2
+  shift 2
+  cmake --preset "$preset" "$@" >/dev/null
+  cmake --build "$folder" --parallel "$jobs"
+}
+
+# Every C++ file is as clang-format would write it.
+part_format() { sources | xargs clang-format --dry-run -Werror; }
+
+# The optimised build and all tests.
+part_unit() {
+  build default build -DTAPER_TESTS=ON
+  ctest --test-dir build --parallel "$jobs" --output-on-failure
+}
+
+# clang-tidy over every file, with the warnings that .clang-tidy lists as errors.
+part_tidy() {
+  cmake --preset default -DTAPER_TESTS=ON >/dev/null
+  sources | grep '\.cpp$' | grep -Ev '^(tests|bench)/' |
+    xargs --max-procs="$jobs" --max-args=1 clang-tidy-16 -p build --quiet
+}
+
+# AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented.
+part_sanitize() {
+  build asan build-asan
+  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow
+}
+
+# Every fuzz target for a few seconds, from its seed inputs.
+part_fuzz() {
+  build fuzz build-fuzz
+  local target seconds=${FUZZ_SECONDS:-10}
+  for target in build-fuzz/*_fuzz; do
+    local name corpus
+    name=$(basename "$target")
+    corpus=.cache/fuzz/$name
+    mkdir -p "$corpus"
+    echo "$name, $seconds s"
+    "$target" "$corpus" "tests/fuzz/seeds/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+      -print_final_stats=1 -verbosity=0
+  done
+}
+
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
+for part in "${parts[@]}"; do
+  if ! declare -F "part_$part" >/dev/null; then
+    echo "scripts/test.sh: no part is called '$part'; there are ${all_parts[*]}." >&2
+    exit 2
+  fi
+done
+
+scripts/dependencies.sh build test
+
+summary=()
+failed=0
+for part in "${parts[@]}"; do
+  printf '\n=== %s ===\n' "$part"
+  start=$SECONDS
+  set +e  # a part runs under its own set -e, in a subshell that is no condition, so that its first failure ends it
+  (set -e; "part_$part")
+  status=$?
+  set -e
+  result=passed
+  if [ "$status" -ne 0 ]; then
+    result=FAILED
+    failed=1
+  fi
+  summary+=("$(printf '%-10s %-7s %4d s' "$part" "$result" $((SECONDS - start)))")
+done
+
+printf '\n=== summary ===\n'
+printf '%s\n' "${summary[@]}"
+exit "$failed"
