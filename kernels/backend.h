@@ -1,0 +1,50 @@
+#pragma once
+// Every op's contract, gathered: a backend implements all of them for one kind of device.
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "kernels/activation.h"
+#include "kernels/attention.h"
+#include "kernels/conv.h"
+#include "kernels/loss.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/optimizer.h"
+#include "kernels/pool.h"
+
+namespace taper {
+
+/// Contracts common to all ops: pointers are the device's and dense; sizes are checked by the caller's
+/// tensors; outputs do not overlap inputs unless the contract says that they may; the same arguments give the
+/// same bits on the same device model, instruction set and library versions, whatever else runs beside; a NaN
+/// or infinity in an input reaches the outputs that depend on it. `type` is the activations' type: f32 or
+/// bf16 (f64 only on the reference). "Accumulator type" is accumulator(type). Several threads may call one
+/// backend at once, each with its own stream.
+class Backend : public ConvKernels,
+                public MatmulKernels,
+                public ElementwiseKernels,
+                public NormKernels,
+                public AttentionKernels,
+                public LossKernels,
+                public PoolKernels,
+                public OptimizerKernels {
+ public:
+  /// "cpu", "reference".
+  virtual std::string name() const = 0;
+  /// What decides the bits beside the code: instruction set and library versions, for the run's log and
+  /// identity.
+  virtual std::map<std::string, std::string> versions() const = 0;
+  /// A queue for one worker. `threads` CPU threads work inside each op; call it, and use the stream, on one
+  /// thread.
+  virtual std::unique_ptr<Stream> make_stream(int threads) = 0;
+};
+
+/// oneDNN and vectorised loops; f32 and bf16.
+std::unique_ptr<Backend> make_cpu_backend();
+
+/// Plain loops in double: the definition of every op, for tests. Accepts f64 only.
+std::unique_ptr<Backend> make_reference_backend();
+
+}  // namespace taper
