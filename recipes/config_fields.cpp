@@ -1,0 +1,232 @@
+#include "recipes/config_fields.h"
+
+#include <cmath>
+
+#include "runtime/error.h"
+
+namespace taper {
+namespace {
+
+const Limits kNotNegative = {.least = 0};
+const Limits kPositive = {.least = 0, .least_excluded = true};
+const Limits kFromOne = {.least = 1};
+const Limits kFraction = {.least = 0, .most = 1, .most_excluded = true};
+
+Section augmentation(AugmentationOptions& options) {
+  return {"augmentation",
+          "What is done to a training image; evaluation never crops at random or flips.",
+          {{"crop",
+            &options.crop,
+            "`pad`: pad, then crop back at random; `random_resized`: torchvision's RandomResizedCrop.",
+            {},
+            {"none", "pad", "random_resized"}},
+           {"padding", &options.padding, "Pixels added on each side by `crop = \"pad\"`.", {0, 1024}},
+           {"flip", &options.flip, "Mirror half of the images left to right."}}};
+}
+
+std::vector<Field> stage_fields(StageOptions& options) {
+  return {
+      {"epochs", &options.epochs, "Length in passes over the training images; 0: `steps` says it.",
+       kNotNegative},
+      {"steps", &options.steps, "Length in steps; 0: `epochs` says it.", kNotNegative},
+      {"batch_size", &options.batch_size, "Images in one step, over all shards.", {1, 1 << 20}},
+      {"optimizer",
+       &options.optimizer,
+       "`adamw` uses betas and eps; `sgd` momentum and nesterov.",
+       {},
+       {"sgd", "adamw"}},
+      {"lr", &options.lr, "Peak learning rate.", kPositive},
+      {"momentum", &options.momentum, "SGD's momentum, PyTorch's convention.", kFraction},
+      {"nesterov", &options.nesterov, "Nesterov's form of momentum."},
+      {"betas", &options.betas, "AdamW's two decay rates.", kFraction, {}, 2},
+      {"eps", &options.eps, "AdamW's epsilon.", kPositive},
+      {"weight_decay", &options.weight_decay, "L2 for `sgd`, decoupled for `adamw`.", kNotNegative},
+      {"decay_norms_and_biases", &options.decay_norms_and_biases,
+       "Whether weight decay reaches normalisation parameters and biases, as PyTorch's default does."},
+      {"schedule",
+       &options.schedule,
+       "Of the learning rate, after the warm-up.",
+       {},
+       {"step", "cosine", "linear", "constant"}},
+      {"warmup_epochs", &options.warmup_epochs, "Linear warm-up from 0, in epochs.", kNotNegative},
+      {"warmup_steps", &options.warmup_steps, "Linear warm-up from 0, in steps.", kNotNegative},
+      {"milestones", &options.milestones, "Epochs at which the `step` schedule multiplies by `gamma`.",
+       kFromOne},
+      {"gamma",
+       &options.gamma,
+       "Factor of the `step` schedule.",
+       {.least = 0, .most = 1, .least_excluded = true}},
+      {"clip_norm", &options.clip_norm, "Largest global norm of the gradient; 0: not clipped.", kNotNegative},
+      {"ema_decay", &options.ema_decay,
+       "Decay of the moving average of weights, which is then evaluated and kept; 0: none.", kFraction},
+      {"evaluate_every", &options.evaluate_every, "Steps between evaluations; 0: after each epoch.",
+       kNotNegative},
+      {"checkpoint_every", &options.checkpoint_every, "Steps between checkpoints; 0: after each epoch.",
+       kNotNegative},
+  };
+}
+
+Field label_smoothing(StageOptions& options) {
+  return {"label_smoothing", &options.label_smoothing, "Share of the target spread over all classes.",
+          kFraction};
+}
+
+Section stage(std::string key, std::string meaning, StageOptions& options, std::vector<Field> own) {
+  Section section{
+      std::move(key), std::move(meaning), stage_fields(options), {augmentation(options.augmentation)}};
+  section.fields.insert(section.fields.end(), own.begin(), own.end());
+  return section;
+}
+
+Section data(DataOptions& options) {
+  return {
+      "data",
+      "The images. Paths are relative to the working directory.",
+      {{"format",
+        &options.format,
+        "`idx` as MNIST's, CIFAR's binary files, or a folder per class.",
+        {},
+        {"idx", "cifar10", "cifar100", "folder"}},
+       {"path", &options.path, "The folder that holds the files (for `folder`: `train/` and `val/`)."},
+       {"train_limit", &options.train_limit, "Use only so many training images; 0: all.", kNotNegative},
+       {"test_limit", &options.test_limit, "Use only so many test images; 0: all.", kNotNegative},
+       {"channels", &options.channels, "1 (grey) or 3 (RGB); 0: as stored.", {0, 3}},
+       {"image_size", &options.image_size, "Height and width fed to the network; 0: as stored.", {0, 4096}},
+       {"mean", &options.mean, "Subtracted per channel, for pixels in 0..1; empty: nothing."},
+       {"std", &options.std, "Divides per channel, for pixels in 0..1; empty: nothing.", kPositive},
+       {"threads",
+        &options.threads,
+        "Background threads that decode and augment; no effect on the numbers.",
+        {1, 1024}},
+       {"on_error",
+        &options.on_error,
+        "What a file that cannot be decoded does; skipped ones are counted.",
+        {},
+        {"stop", "skip"}}}};
+}
+
+Section network(NetworkOptions& options) {
+  return {"network",
+          "The thin network: what comes out in the end.",
+          {{"kind", &options.kind, "`plain` is the same network without shortcuts.", {}, {"resnet", "plain"}},
+           {"style",
+            &options.style,
+            "`imagenet`: 7x7 stem and pooling, 4 stages; `cifar`: 3x3 stem, 3 stages.",
+            {},
+            {"imagenet", "cifar"}},
+           {"block", &options.block, "Kind of block.", {}, {"basic", "bottleneck"}},
+           {"depth",
+            &options.depth,
+            "The literature's layer count: 18, 34, 50, 101, 152; CIFAR 6n+2 (basic), 9n+2 (bottleneck). 0: "
+            "`depths` "
+            "says it.",
+            {0, 10000}},
+           {"depths", &options.depths, "Blocks in each ResNet stage; empty: `depth` says it.", {1, 10000}},
+           {"width",
+            &options.width,
+            "Channels of the first ResNet stage; 0: the style's own, 64 or 16.",
+            {0, 1 << 16}},
+           {"activation", &options.activation, "Activation function.", {}, {"relu", "tanh"}},
+           {"classes", &options.classes, "Number of classes; 0: as the data has.", {0, 1 << 20}},
+           {"zero_init_residual", &options.zero_init_residual,
+            "Start each block's last normalisation scale at 0 (Goyal et al. 2017)."}}};
+}
+
+}  // namespace
+
+bool Limits::hold(double value) const {
+  return std::isfinite(value) && (least_excluded ? value > least : value >= least) &&
+         (most_excluded ? value < most : value <= most);
+}
+
+std::string Limits::text() const {
+  std::string text;
+  if (std::isfinite(least)) text = fmt::format("{} {}", least_excluded ? "above" : "at least", least);
+  if (std::isfinite(most))
+    text += fmt::format("{}{} {}", text.empty() ? "" : " and ", most_excluded ? "below" : "at most", most);
+  return text;
+}
+
+Section describe(Configuration& c) {
+  Section top{"",
+              "",
+              {{"name", &c.name, "Title of the run; empty: the file's name."},
+               {"seed", &c.seed, "Of every random number.", kNotNegative},
+               {"device", &c.device, "What computes.", {}, {"cpu"}},
+               {"precision",
+                &c.precision,
+                "Of activations and their gradients; master weights are always f32. `tf32` is a GPU's.",
+                {},
+                {"f32", "bf16", "tf32"}},
+               {"shards",
+                &c.shards,
+                "Parts of each batch, a power of two. It is part of the result; how many run at once is not.",
+                {1, 1 << 16}},
+               {"threads_per_shard",
+                &c.threads_per_shard,
+                "Threads of one shard; part of the result too.",
+                {1, 1024}},
+               {"stages",
+                &c.stages,
+                "The stages to run, in order.",
+                {},
+                {"baseline", "wide", "imitate", "match", "finetune", "merge"}}}};
+  top.sections.push_back(data(c.data));
+  top.sections.push_back(network(c.network));
+  top.sections.push_back(
+      {"widen",
+       "How the thin network is widened.",
+       {{"kind",
+         &c.widen.kind,
+         "`inner`: only inside each block; `full`: every width.",
+         {},
+         {"inner", "full"}},
+        {"factor", &c.widen.factor, "Wide over thin channels; must give whole numbers.", {1, 1024}}}});
+  top.sections.push_back(
+      stage("baseline", "The thin network trained from scratch.", c.baseline, {label_smoothing(c.baseline)}));
+  top.sections.push_back(stage(
+      "wide", "Stage 1: the wide network trained as usual.", c.wide,
+      {label_smoothing(c.wide),
+       {"weights", &c.wide.weights, "A safetensors file with the wide network, instead of training it."}}));
+  top.sections.push_back(stage(
+      "imitate",
+      "Stage 2: unit by unit, the thin network learns the wide one's outputs. Lengths are per unit.",
+      c.imitate,
+      {{"input",
+        &c.imitate.input,
+        "A unit reads the thin prefix's output, or the wide network's, projected.",
+        {},
+        {"sequential", "teacher"}},
+       {"unit",
+        &c.imitate.unit,
+        "What is imitated at a time: a block, or a whole ResNet stage.",
+        {},
+        {"block", "stage"}},
+       {"bridges",
+        &c.imitate.bridges,
+        "Linear maps between widths under `widen.kind = \"full\"`.",
+        {},
+        {"tied", "free"}},
+       {"bridge_samples", &c.imitate.bridge_samples, "Images from which tied bridges are computed.",
+        kFromOne},
+       {"statistics_batches", &c.imitate.statistics_batches,
+        "Batches from which batch-norm statistics are estimated anew afterwards; 0: not.", kNotNegative}}));
+  top.sections.push_back(
+      stage("match", "The thin network learns the wide one's class probabilities (KL).", c.match,
+            {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}}));
+  top.sections.push_back(stage("finetune", "Stage 3: the thin network learns the labels.", c.finetune,
+                               {label_smoothing(c.finetune)}));
+  top.sections.push_back(
+      {"checkpoint",
+       "What is kept; the best one always is.",
+       {{"keep_last", &c.checkpoint.keep_last, "Most recent checkpoints kept.", {1, 1000}}}});
+  return top;
+}
+
+std::string type_name(const FieldValue& value) {
+  static constexpr const char* kNames[] = {"boolean",          "integer",         "number",         "string",
+                                           "list of integers", "list of numbers", "list of strings"};
+  return kNames[value.index()];
+}
+
+}  // namespace taper
