@@ -135,7 +135,7 @@ class Reader {
       std::string place = line_of_(key.source());
       auto field = std::ranges::find(section.fields, key.str(), &Field::key);
       if (field != section.fields.end()) {
-        std::visit([&](auto* value) { read(node, *field, *value, full, place); }, field->value);
+        std::visit([&, &from = node](auto* value) { read(from, *field, *value, full, place); }, field->value);
         places_[full] = place;
         continue;
       }
