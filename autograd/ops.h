@@ -1,0 +1,61 @@
+#pragma once
+// The differentiable ops. Each runs its kernels at once and records what its backward needs.
+
+#include <string>
+
+#include "autograd/tape.h"
+
+namespace taper {
+
+/// A convolution's parameter and geometry; groups divide input and output channels.
+struct Conv {
+  Parameter* filter = nullptr;  ///< [k, r, s, c / groups]
+  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  ConvShape shape(const Tensor& x) const;
+};
+
+/// torch.nn.BatchNorm2d's four tensors. Statistics move by `momentum` in PyTorch's convention (0.1 keeps nine
+/// tenths).
+struct BatchNorm {
+  Parameter *weight = nullptr, *bias = nullptr, *running_mean = nullptr, *running_variance = nullptr;
+  double eps = 1e-5, momentum = 0.1;
+};
+
+/// y = conv(x, filter), NHWC.
+Var conv2d(Tape&, const Var& x, const Conv&);
+/// y = relu(batch_norm(x) + residual) over the last axis; residual may be null. Uses the batch's statistics,
+/// and reports them, if tape.training; otherwise the running ones, with gradients all the same.
+Var batch_norm(Tape&, const Var& x, const BatchNorm&, const Var& residual, bool relu);
+/// batch_norm(conv2d(x), residual, relu) as one op. When the tape does not record and is not training, the
+/// norm is folded into the filter and one kernel does it all: equal up to rounding.
+Var conv_batch_norm(Tape&, const Var& x, const Conv&, const BatchNorm&, const Var& residual, bool relu);
+/// y = x weight^T + bias for x [rows, in], weight [out, in]; bias may be null. y has the accumulator type:
+/// logits are not rounded.
+Var linear(Tape&, const Var& x, const Parameter& weight, const Parameter* bias);
+/// y[.., o] = sum_i x[.., i] weight[o, i], y of the activations' type: a bridge between blocks, over any
+/// leading axes.
+Var project(Tape&, const Var& x, const Parameter& weight);
+Var activate(Tape&, Activation, const Var& x);
+Var add(Tape&, const Var& a, const Var& b);
+Var max_pool(Tape&, const Var& x, int64_t size, int64_t stride, int64_t padding);
+/// [n, h, w, c] -> [n, c].
+Var global_average_pool(Tape&, const Var& x);
+
+// Losses: each is a root of tape.backward() and returns the loss, summed over rows: a scalar of accumulator
+// type.
+
+/// kernels/loss.h's cross_entropy; labels [rows] of i32.
+Tensor cross_entropy(Tape&, const Var& logits, const Tensor& labels, double smoothing);
+/// KL(teacher || student) at a temperature.
+Tensor kl_divergence(Tape&, const Tensor& teacher, const Var& student, double temperature);
+/// sum over samples of the mean over a sample's elements of (student - target)^2.
+Tensor squared_error(Tape&, const Var& student, const Tensor& target);
+/// The same between h lifted by the bridge `lift` [wide, thin] and the target t at the wide width. Columns of
+/// a tied bridge are orthonormal and fixed; a free one is trained with it.
+Tensor imitation(Tape&, const Var& h, const Tensor& t, const Parameter& lift, bool tied);
+
+/// The value rounded to the activations' type, shared by all workers: f32 parameters are returned as they
+/// are.
+Tensor rounded(Tape&, const Parameter&);
+
+}  // namespace taper

@@ -1,0 +1,162 @@
+#include "autograd/shards.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace taper {
+
+namespace {
+// What one task of an elementwise pass takes: large enough to pay for the hand-over, small enough to share.
+constexpr int64_t kChunk = int64_t{1} << 18;
+}  // namespace
+
+Team::Team(Backend& backend, int workers, int threads_per_shard) : backend_(backend) {
+  TAPER_CHECK(workers > 0 && threads_per_shard > 0, "{} workers of {} threads", workers, threads_per_shard);
+  streams_.resize(static_cast<size_t>(workers));
+  for (size_t i = 0; i < streams_.size(); ++i)
+    threads_.emplace_back([this, i, threads_per_shard] { work(i, threads_per_shard); });
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [&] { return ready_ == static_cast<int64_t>(streams_.size()); });
+  if (!error_) return;
+  // The destructor does not run for an object whose constructor throws.
+  stop_ = true;
+  wake_.notify_all();
+  lock.unlock();
+  for (std::thread& thread : threads_) thread.join();
+  std::rethrow_exception(error_);
+}
+
+Team::~Team() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Team::work(size_t worker, int threads_per_shard) {
+  std::unique_ptr<Stream> stream;
+  std::exception_ptr failure;
+  try {
+    stream = backend_.make_stream(threads_per_shard);  // on the thread that will use it
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  std::unique_lock lock(mutex_);
+  streams_[worker] = std::move(stream);
+  if (failure) error_ = failure;
+  ++ready_;
+  done_.notify_all();
+  while (true) {
+    wake_.wait(lock, [&] { return stop_ || next_ < count_; });
+    if (stop_) return;
+    int64_t index = next_++;
+    ++running_;
+    lock.unlock();
+    std::exception_ptr error;
+    try {
+      (*task_)(*streams_[worker], index);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    lock.lock();
+    if (error && (!error_ || index < error_index_)) {
+      error_ = error;
+      error_index_ = index;
+    }
+    if (--running_ == 0 && next_ == count_) done_.notify_all();
+  }
+}
+
+void Team::run(int64_t count, const Task& task) {
+  std::unique_lock lock(mutex_);
+  task_ = &task;
+  next_ = 0;
+  count_ = count;
+  error_ = nullptr;
+  wake_.notify_all();
+  done_.wait(lock, [&] { return next_ == count_ && running_ == 0; });
+  count_ = next_ = 0;
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+MemoryStatistics Team::memory() const {
+  MemoryStatistics sum;
+  for (const auto& stream : streams_) {
+    MemoryStatistics one = stream->allocator()->statistics();
+    sum.in_use += one.in_use;
+    sum.peak += one.peak;
+    sum.held += one.held;
+  }
+  return sum;
+}
+
+void Team::reset_peak() {
+  for (const auto& stream : streams_) stream->allocator()->reset_peak();
+}
+
+void Team::trim() {
+  for (const auto& stream : streams_) stream->allocator()->trim();
+}
+
+ShardSums ShardTree::make(Stream& stream) const {
+  ShardSums sums;
+  if (gradients_ > 0) sums.gradients = Tensor::zeros(stream, type_, {gradients_});
+  if (statistics_ > 0) sums.statistics = Tensor::zeros(stream, type_, {statistics_});
+  return sums;
+}
+
+void ShardTree::merge(Stream& stream, Tensor& into, const Tensor& from, int64_t begin, int64_t end) const {
+  if (begin >= end) return;
+  Tensor sum = into.slice(begin, end - begin);
+  backend_.add(stream, end - begin, type_, sum.data(), from.slice(begin, end - begin).data(), sum.data());
+}
+
+void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
+  int64_t level = 0;
+  for (; shards_ >> level > 2; ++level, index /= 2) {
+    std::pair sibling{level, index ^ 1};
+    ShardSums other;
+    {
+      std::lock_guard lock(mutex_);
+      auto found = waiting_.find(sibling);
+      if (found == waiting_.end()) {
+        waiting_[{level, index}] = std::move(sums);
+        return;
+      }
+      other = std::move(found->second);
+      waiting_.erase(found);
+    }
+    if (index % 2 == 1) std::swap(sums, other);  // the even one is the left operand
+    merge(stream, sums.gradients, other.gradients, 0, gradients_);
+    merge(stream, sums.statistics, other.statistics, 0, statistics_);
+  }
+  std::lock_guard lock(mutex_);
+  waiting_[{level, index}] = std::move(sums);
+}
+
+ShardSums ShardTree::total(Team& team) {
+  TAPER_CHECK(static_cast<int64_t>(waiting_.size()) == std::min<int64_t>(shards_, 2), "{} of {} shards",
+              waiting_.size(), shards_);
+  ShardSums left = std::move(waiting_.begin()->second);
+  if (shards_ > 1) {
+    ShardSums right = std::move(waiting_.rbegin()->second);
+    int64_t chunks = (gradients_ + kChunk - 1) / kChunk;
+    team.run(chunks + 1, [&](Stream& stream, int64_t i) {
+      if (i == chunks) return merge(stream, left.statistics, right.statistics, 0, statistics_);
+      merge(stream, left.gradients, right.gradients, i * kChunk, std::min((i + 1) * kChunk, gradients_));
+    });
+  }
+  waiting_.clear();
+  return left;
+}
+
+void refresh(Team& team, ParameterStore& store) {
+  std::vector<std::string> keys = store.stale();
+  std::sort(keys.begin(), keys.end());
+  team.run(static_cast<int64_t>(keys.size()),
+           [&](Stream& stream, int64_t i) { store.remake(stream, keys[static_cast<size_t>(i)]); });
+}
+
+}  // namespace taper
