@@ -1,0 +1,67 @@
+#pragma once
+// A model as the recipe sees it: stem, blocks, head. Widening, imitation, freezing, bridging and merging are
+// written once, on this.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "autograd/ops.h"
+#include "autograd/parameter.h"
+
+namespace taper {
+
+/// One block of a network.
+struct Block {
+  std::string name;  ///< "layer1.0": the prefix of its parameters' names
+  int64_t stage;     ///< the ResNet stage it belongs to, from 0
+  int64_t width;     ///< channels of its output
+  bool identity;     ///< its input reaches its output unchanged (an identity shortcut)
+  std::vector<Parameter*>
+      readers;  ///< the parameters that multiply its input: [k, r, s, c] filters or [out, in] matrices
+};
+
+/// What one forward pass of one sample costs. FLOPs are 2 per multiply-add of convolutions and matrix
+/// products, as in the papers' tables doubled; a training step costs three times that.
+struct Cost {
+  int64_t parameters = 0, flops = 0;
+  int64_t activation_elements = 0;  ///< kept by a training step for its backward
+};
+
+class Network {
+ public:
+  virtual ~Network() = default;
+  ParameterStore& store() { return store_; }
+  const ParameterStore& store() const { return store_; }
+  const std::vector<Block>& blocks() const { return blocks_; }
+
+  /// images: [n, h, w, channels] -> the first block's input. Its width is stem_width().
+  virtual Var stem(Tape&, const Var& images) const = 0;
+  virtual int64_t stem_width() const = 0;
+  /// The output of block i; without `activated`, before its last activation (where imitation compares).
+  virtual Var block(Tape&, int64_t i, const Var& x, bool activated = true) const = 0;
+  /// What turns block i's output without activation into its output.
+  virtual Var activation(Tape&, const Var& x) const = 0;
+  /// Logits [n, classes], accumulator type.
+  virtual Var head(Tape&, const Var& x) const = 0;
+  /// The parameters that multiply the last block's output.
+  virtual std::vector<Parameter*> head_readers() const = 0;
+  /// Of one image of height x width.
+  virtual Cost cost(int64_t height, int64_t width) const = 0;
+  /// Every batch norm, in the order of execution: whose statistics move, and by which momentum.
+  const std::vector<BatchNorm>& norms() const { return norms_; }
+
+  /// stem, blocks and head.
+  Var forward(Tape& tape, const Var& images) const {
+    Var x = stem(tape, images);
+    for (size_t i = 0; i < blocks_.size(); ++i) x = block(tape, static_cast<int64_t>(i), x);
+    return head(tape, x);
+  }
+
+ protected:
+  ParameterStore store_;
+  std::vector<Block> blocks_;
+  std::vector<BatchNorm> norms_;
+};
+
+}  // namespace taper
