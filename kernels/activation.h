@@ -17,7 +17,8 @@ class ElementwiseKernels {
   virtual ~ElementwiseKernels() = default;
   /// y = f(x); y may be x. `count` elements of `type`.
   virtual void activate(Stream&, Activation f, int64_t count, DType type, const void* x, void* y) = 0;
-  /// dx = dy f'. `saved` is y for relu and tanh, x for gelu and gelu_tanh. relu'(0) = 0. dx may be dy.
+  /// dx = dy f'. `saved` is y for relu and tanh, x for gelu and gelu_tanh. For relu dx = dy where y > 0, else
+  /// 0, whatever dy is there. dx may be dy.
   virtual void activate_backward(Stream&, Activation f, int64_t count, DType type, const void* dy,
                                  const void* saved, void* dx) = 0;
   /// y = a + b; y may be a or b.
@@ -25,7 +26,8 @@ class ElementwiseKernels {
   /// y = (1 - weight) y + weight x, elements of f32 (f64 on the reference): running statistics and averages
   /// of weights.
   virtual void lerp(Stream&, int64_t count, DType type, double weight, const void* x, void* y) = 0;
-  /// to = from, rounded to nearest even. Between f32, bf16 and f64.
+  /// to = from, rounded to nearest even. Between f32, bf16 and f64 (from f64 to bf16 by way of f32), on the
+  /// reference too.
   virtual void cast(Stream&, int64_t count, DType from_type, const void* from, DType to_type, void* to) = 0;
   /// y[b, j, i] = x[b, i, j]: x is [batch, rows, columns]; y must not be x.
   virtual void transpose(Stream&, int64_t batch, int64_t rows, int64_t columns, DType type, const void* x,

@@ -38,8 +38,9 @@ class OptimizerKernels {
                    const void* gradient, void* momentum, void* parameter) = 0;
   virtual void adamw(Stream&, std::span<const Segment>, DType type, const AdamW&, double gradient_scale,
                      const void* gradient, void* first_moment, void* second_moment, void* parameter) = 0;
-  /// squares[i] = the sum of squares of segment i, f64 on the device: fixed chunks of 4096 elements, summed
-  /// in a fixed order. NaN or infinity in a segment makes its sum non-finite, which is how it is found.
+  /// squares[i] = the sum of squares of segment i, in f64, on the device: fixed chunks of 4096 elements,
+  /// summed in a fixed order. NaN or infinity in a segment makes its sum non-finite, which is how it is
+  /// found.
   virtual void sum_of_squares(Stream&, std::span<const Segment>, DType type, const void* x,
                               double* squares) = 0;
 };

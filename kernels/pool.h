@@ -20,7 +20,7 @@ class PoolKernels {
  public:
   virtual ~PoolKernels() = default;
   /// y = the maximum of each window, NaN if it holds one; winner = its place r * size + s in the window (the
-  /// first among equals), one byte: size <= 15, padding <= size / 2.
+  /// first among equals or among NaNs, never one in the padding), one byte: size <= 15, padding <= size / 2.
   virtual void max_pool_forward(Stream&, const PoolShape&, DType type, const void* x, void* y,
                                 uint8_t* winner) = 0;
   /// dx = the sum of dy over the windows that each element won, windows in ascending order.
