@@ -23,9 +23,10 @@ class ElementwiseKernels {
                                  const void* saved, void* dx) = 0;
   /// y = a + b; y may be a or b.
   virtual void add(Stream&, int64_t count, DType type, const void* a, const void* b, void* y) = 0;
-  /// y = (1 - weight) y + weight x, elements of f32 (f64 on the reference): running statistics and averages
-  /// of weights.
-  virtual void lerp(Stream&, int64_t count, DType type, double weight, const void* x, void* y) = 0;
+  /// y = alpha x + beta y, elements of f32 (f64 on the reference): running statistics and averages of
+  /// weights.
+  virtual void axpby(Stream&, int64_t count, DType type, double alpha, const void* x, double beta,
+                     void* y) = 0;
   /// to = from, rounded to nearest even. Between f32, bf16 and f64 (from f64 to bf16 by way of f32), on the
   /// reference too.
   virtual void cast(Stream&, int64_t count, DType from_type, const void* from, DType to_type, void* to) = 0;

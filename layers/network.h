@@ -35,8 +35,11 @@ class Network {
   const ParameterStore& store() const { return store_; }
   const std::vector<Block>& blocks() const { return blocks_; }
 
-  /// images: [n, h, w, channels] -> the first block's input. Its width is stem_width().
-  virtual Var stem(Tape&, const Var& images) const = 0;
+  /// images: [n, h, w, channels] -> the first block's input, of width stem_width(). Without `activated`,
+  /// before the stem's activation (and the pooling after it), where imitation compares; stem_activation()
+  /// does the rest.
+  virtual Var stem(Tape&, const Var& images, bool activated = true) const = 0;
+  virtual Var stem_activation(Tape&, const Var& x) const = 0;
   virtual int64_t stem_width() const = 0;
   /// The output of block i; without `activated`, before its last activation (where imitation compares).
   virtual Var block(Tape&, int64_t i, const Var& x, bool activated = true) const = 0;
