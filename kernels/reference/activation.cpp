@@ -106,9 +106,10 @@ void ReferenceBackend::add(Stream&, int64_t count, DType type, const void* a, co
   for (int64_t i = 0; i < count; ++i) out(y)[i] = in(a)[i] + in(b)[i];
 }
 
-void ReferenceBackend::lerp(Stream&, int64_t count, DType type, double weight, const void* x, void* y) {
+void ReferenceBackend::axpby(Stream&, int64_t count, DType type, double alpha, const void* x, double beta,
+                             void* y) {
   require_double(type);
-  for (int64_t i = 0; i < count; ++i) out(y)[i] = (1 - weight) * in(y)[i] + weight * in(x)[i];
+  for (int64_t i = 0; i < count; ++i) out(y)[i] = alpha * in(x)[i] + beta * in(y)[i];
 }
 
 // The one op of the reference that knows other types: they are its subject.

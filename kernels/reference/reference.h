@@ -29,7 +29,7 @@ class ReferenceBackend final : public Backend {
   void activate_backward(Stream&, Activation, int64_t count, DType, const void* dy, const void* saved,
                          void* dx) override;
   void add(Stream&, int64_t count, DType, const void* a, const void* b, void* y) override;
-  void lerp(Stream&, int64_t count, DType, double weight, const void* x, void* y) override;
+  void axpby(Stream&, int64_t count, DType, double alpha, const void* x, double beta, void* y) override;
   void cast(Stream&, int64_t count, DType from_type, const void* from, DType to_type, void* to) override;
   void transpose(Stream&, int64_t batch, int64_t rows, int64_t columns, DType, const void* x,
                  void* y) override;
