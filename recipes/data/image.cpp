@@ -19,10 +19,13 @@ struct Filter {
   std::vector<Taps> taps;
   std::vector<int32_t> weights;  // [output, stride]
   int64_t stride = 0;
+
+  int64_t first_input() const { return taps.front().first; }
+  int64_t inputs() const { return taps.back().first + taps.back().count - first_input(); }
 };
 
 /// The triangle filter for `input` samples resampled to `output`, at the output positions [first, first +
-/// count).
+/// count). Taps count from the first input that is used.
 Filter triangle(int64_t input, int64_t output, int64_t first, int64_t count) {
   const double scale = static_cast<double>(input) / static_cast<double>(output);
   const double support = std::max(scale, 1.0);
@@ -42,10 +45,9 @@ Filter triangle(int64_t input, int64_t output, int64_t first, int64_t count) {
       total += exact[x - begin];
     }
     filter.taps[i] = {begin, end - begin};
-    for (int64_t x = 0; x < end - begin; ++x) {
-      const double weight = total != 0.0 ? exact[x] / total : exact[x];
-      filter.weights[i * filter.stride + x] = static_cast<int32_t>(0.5 + weight * (1 << kWeightBits));
-    }
+    for (int64_t x = 0; x < end - begin; ++x)
+      filter.weights[i * filter.stride + x] =
+          static_cast<int32_t>(0.5 + exact[x] / total * (1 << kWeightBits));
   }
   return filter;
 }
@@ -56,15 +58,44 @@ constexpr int32_t kHalf = 1 << (kWeightBits - 1);
 
 template <int channels>
 void resample_row(const uint8_t* in, const Filter& filter, uint8_t* out) {
+  const int64_t shift = filter.first_input();
   for (size_t i = 0; i < filter.taps.size(); ++i) {
     const auto [first, count] = filter.taps[i];
     const int32_t* weights = &filter.weights[i * filter.stride];
     int32_t sums[channels];
     std::fill(sums, sums + channels, kHalf);
     for (int64_t x = 0; x < count; ++x)
-      for (int c = 0; c < channels; ++c) sums[c] += in[(first + x) * channels + c] * weights[x];
+      for (int c = 0; c < channels; ++c) sums[c] += in[(first - shift + x) * channels + c] * weights[x];
     for (int c = 0; c < channels; ++c) out[i * channels + c] = round_to_byte(sums[c]);
   }
+}
+
+Image resample_across(const Image& image, const Filter& filter) {
+  Image out{image.height, static_cast<int64_t>(filter.taps.size()), image.channels, {}};
+  out.pixels.resize(out.height * out.width * out.channels);
+  const auto resample = image.channels == 1 ? resample_row<1> : resample_row<3>;
+  for (int64_t y = 0; y < image.height; ++y)
+    resample(&image.pixels[y * image.width * image.channels], filter,
+             &out.pixels[y * out.width * out.channels]);
+  return out;
+}
+
+Image resample_down(const Image& image, const Filter& filter) {
+  Image out{static_cast<int64_t>(filter.taps.size()), image.width, image.channels, {}};
+  out.pixels.resize(out.height * out.width * out.channels);
+  const int64_t row = image.width * image.channels, shift = filter.first_input();
+  std::vector<int32_t> sums(row);
+  for (int64_t y = 0; y < out.height; ++y) {
+    const auto [first, count] = filter.taps[y];
+    std::fill(sums.begin(), sums.end(), kHalf);
+    for (int64_t k = 0; k < count; ++k) {
+      const int32_t weight = filter.weights[y * filter.stride + k];
+      const uint8_t* in = &image.pixels[(first - shift + k) * row];
+      for (int64_t i = 0; i < row; ++i) sums[i] += in[i] * weight;
+    }
+    for (int64_t i = 0; i < row; ++i) out.pixels[y * row + i] = round_to_byte(sums[i]);
+  }
+  return out;
 }
 
 }  // namespace
@@ -114,29 +145,10 @@ Image resize(const Image& image, int64_t height, int64_t width, const Box& windo
 
   const Filter across = triangle(image.width, width, window.left, window.width);
   const Filter down = triangle(image.height, height, window.top, window.height);
-  const int64_t first_row = down.taps.front().first;
-  const int64_t last_row = down.taps.back().first + down.taps.back().count;
-  const int64_t in_stride = image.width * image.channels, row = window.width * image.channels;
-
-  std::vector<uint8_t> rows((last_row - first_row) * row);
-  const auto resample = image.channels == 1 ? resample_row<1> : resample_row<3>;
-  for (int64_t y = first_row; y < last_row; ++y)
-    resample(&image.pixels[y * in_stride], across, &rows[(y - first_row) * row]);
-
-  Image out{window.height, window.width, image.channels, {}};
-  out.pixels.resize(window.height * row);
-  std::vector<int32_t> sums(row);
-  for (int64_t y = 0; y < window.height; ++y) {
-    const auto [first, count] = down.taps[y];
-    std::fill(sums.begin(), sums.end(), kHalf);
-    for (int64_t k = 0; k < count; ++k) {
-      const int32_t weight = down.weights[y * down.stride + k];
-      const uint8_t* in = &rows[(first + k - first_row) * row];
-      for (int64_t i = 0; i < row; ++i) sums[i] += in[i] * weight;
-    }
-    for (int64_t i = 0; i < row; ++i) out.pixels[y * row + i] = round_to_byte(sums[i]);
-  }
-  return out;
+  const Image used = crop(image, {down.first_input(), across.first_input(), down.inputs(), across.inputs()});
+  const bool down_first = image.height > height && image.height - height > 2 * (image.width - width);
+  return down_first ? resample_across(resample_down(used, down), across)
+                    : resample_down(resample_across(used, across), down);
 }
 
 void flip_horizontally(Image& image) {

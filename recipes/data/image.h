@@ -25,9 +25,10 @@ Image convert_channels(Image image, int channels);
 /// The pixels of `box`, which may reach outside the image: zero there.
 Image crop(const Image& image, const Box& box);
 
-/// Antialiased bilinear resampling to height x width, byte for byte Pillow's resize(BILINEAR): a triangle
-/// filter as wide as the reduction, rows first and then columns, with 22-bit fixed-point weights and rounding
-/// to 8 bits after each pass.
+/// Antialiased bilinear resampling to height x width, byte for byte the resize(BILINEAR) of Pillow 13: a
+/// triangle filter as wide as the reduction, with 22-bit fixed-point weights and rounding to 8 bits after
+/// each of two passes. The pass along the rows comes first, unless the height loses more than twice as many
+/// pixels as the width (there, Pillow before 13 differs by the rounding between the passes).
 Image resize(const Image& image, int64_t height, int64_t width);
 
 /// crop(resize(image, height, width), window) without making the rest. The window must lie inside.
