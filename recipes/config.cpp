@@ -3,15 +3,11 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <sstream>
 
 #include "recipes/config_fields.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace taper {
 namespace {
@@ -255,18 +251,8 @@ Configuration parse_configuration(std::string_view text, std::string_view file,
 
 Configuration read_configuration(const std::filesystem::path& file,
                                  const std::vector<std::string>& overrides) {
-  std::error_code error;
-  if (std::filesystem::is_directory(file, error))
-    throw UserError("{}: is a folder; name a configuration file (*.toml)", file.string());
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream)
-    throw UserError("{}: the configuration cannot be read: {}", file.string(), std::strerror(errno));
-  std::string text(kLargestFile + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) throw UserError("{}: the configuration cannot be read", file.string());
-  text.resize(static_cast<size_t>(stream.gcount()));
-  if (static_cast<int64_t>(text.size()) > kLargestFile)
-    throw UserError("{}: is larger than 1 MiB; this is not a configuration", file.string());
+  const std::vector<std::byte> bytes = read_file(file, kLargestFile);
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   return parse_configuration(text, file.string(), overrides);
 }
 
