@@ -15,32 +15,28 @@ Tensor rounded(Tape& tape, const Parameter& parameter) {
                                    });
 }
 
-namespace {
-
-// y [rows, out] = x [rows, in] weight^T, of type `out_type`.
-Var multiply(Tape& tape, const Var& x, const Parameter& weight, const Parameter* bias, DType out_type,
-             Shape out_shape) {
+Var linear(Tape& tape, const Var& x, const Parameter& weight, const Parameter* bias) {
   int64_t out = weight.shape[0], in = weight.shape[1], rows = x->value.size() / in;
   TAPER_CHECK(x->value.shape().back() == in, "{} reads {} features, its input is {}", weight.name, in,
               to_string(x->value.shape()));
-  Tensor y(tape.stream, out_type, std::move(out_shape));
+  DType sums = accumulator(tape.type);
+  Tensor y(tape.stream, sums, {rows, out});
   Tensor w = rounded(tape, weight);
   tape.backend.matmul(tape.stream, {.m = rows, .n = out, .k = in, .transpose_b = true}, tape.type,
-                      x->value.data(), w.data(), {.bias = bias ? bias->value().data() : nullptr}, out_type,
+                      x->value.data(), w.data(), {.bias = bias ? bias->value().data() : nullptr}, sums,
                       y.data());
   bool needs = x->needs_gradient || tape.trains(weight);
-  return tape.record(y, needs, [&tape, x, &weight, bias, w, rows, out, in](const Tensor& gradient) {
+  return tape.record(y, needs, [&tape, x, &weight, bias, w, rows, out, in, sums](const Tensor& gradient) {
     Tensor dy = gradient;
-    if (dy.dtype() != tape.type) {
+    if (tape.type != sums) {
       dy = tape.empty(gradient.shape());
-      tape.backend.cast(tape.stream, dy.size(), gradient.dtype(), gradient.data(), dy.dtype(), dy.data());
+      tape.backend.cast(tape.stream, dy.size(), sums, gradient.data(), tape.type, dy.data());
     }
-    DType sums = accumulator(tape.type);
     if (tape.trains(weight))
       tape.backend.matmul(tape.stream, {.m = out, .n = in, .k = rows, .transpose_a = true}, tape.type,
                           dy.data(), x->value.data(), {.accumulate = true}, sums, tape.gradient(weight));
     if (bias != nullptr && tape.trains(*bias))
-      tape.backend.sum_rows(tape.stream, rows, out, gradient.dtype(), gradient.data(), tape.gradient(*bias));
+      tape.backend.sum_rows(tape.stream, rows, out, sums, gradient.data(), tape.gradient(*bias));
     if (!x->needs_gradient) return;
     Tensor dx = tape.empty(x->value.shape());
     tape.backend.matmul(tape.stream, {.m = rows, .n = in, .k = out}, tape.type, dy.data(), w.data(), {},
@@ -49,17 +45,45 @@ Var multiply(Tape& tape, const Var& x, const Parameter& weight, const Parameter*
   });
 }
 
-}  // namespace
-
-Var linear(Tape& tape, const Var& x, const Parameter& weight, const Parameter* bias) {
-  return multiply(tape, x, weight, bias, accumulator(tape.type),
-                  {x->value.size() / weight.shape[1], weight.shape[0]});
-}
-
-Var project(Tape& tape, const Var& x, const Parameter& weight) {
-  Shape shape = x->value.shape();
-  shape.back() = weight.shape[0];
-  return multiply(tape, x, weight, nullptr, tape.type, std::move(shape));
+Var bridge(Tape& tape, const Var& x, const Parameter& lower, const Parameter& lift) {
+  int64_t thin = lower.shape[0], wide = lower.shape[1], rows = x->value.size() / thin;
+  TAPER_CHECK(x->value.shape().back() == thin, "{} bridges {} channels, its input is {}", lower.name, thin,
+              to_string(x->value.shape()));
+  DType sums = accumulator(tape.type);
+  // The product is formed in the accumulator type and rounded once.
+  Tensor product = lower.store().derived(
+      tape.stream, lower.name + "/product/" + name(tape.type), {&lower, &lift},
+      [&backend = tape.backend, &lower, &lift, type = tape.type, sums, thin, wide](Stream& stream) {
+        Tensor p(stream, sums, {thin, thin}), result(stream, type, {thin, thin});
+        backend.matmul(stream, {.m = thin, .n = thin, .k = wide}, sums, lower.value().data(),
+                       lift.value().data(), {}, sums, p.data());
+        if (type == sums) return p;
+        backend.cast(stream, p.size(), sums, p.data(), type, result.data());
+        return result;
+      });
+  Tensor y = tape.empty(x->value.shape());
+  tape.backend.matmul(tape.stream, {.m = rows, .n = thin, .k = thin, .transpose_b = true}, tape.type,
+                      x->value.data(), product.data(), {}, tape.type, y.data());
+  bool needs = x->needs_gradient || tape.trains(lower) || tape.trains(lift);
+  return tape.record(y, needs, [&tape, x, &lower, &lift, product, rows, thin, wide, sums](const Tensor& dy) {
+    Backend& backend = tape.backend;
+    if (tape.trains(lower) || tape.trains(lift)) {
+      Tensor dp(tape.stream, sums, {thin, thin});
+      backend.matmul(tape.stream, {.m = thin, .n = thin, .k = rows, .transpose_a = true}, tape.type,
+                     dy.data(), x->value.data(), {}, sums, dp.data());
+      if (tape.trains(lower))
+        backend.matmul(tape.stream, {.m = thin, .n = wide, .k = thin, .transpose_b = true}, sums, dp.data(),
+                       lift.value().data(), {.accumulate = true}, sums, tape.gradient(lower));
+      if (tape.trains(lift))
+        backend.matmul(tape.stream, {.m = wide, .n = thin, .k = thin, .transpose_a = true}, sums,
+                       lower.value().data(), dp.data(), {.accumulate = true}, sums, tape.gradient(lift));
+    }
+    if (!x->needs_gradient) return;
+    Tensor dx = tape.empty(x->value.shape());
+    backend.matmul(tape.stream, {.m = rows, .n = thin, .k = thin}, tape.type, dy.data(), product.data(), {},
+                   tape.type, dx.data());
+    tape.accumulate(x, std::move(dx));
+  });
 }
 
 Var activate(Tape& tape, Activation function, const Var& x) {

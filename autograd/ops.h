@@ -32,9 +32,9 @@ Var conv_batch_norm(Tape&, const Var& x, const Conv&, const BatchNorm&, const Va
 /// y = x weight^T + bias for x [rows, in], weight [out, in]; bias may be null. y has the accumulator type:
 /// logits are not rounded.
 Var linear(Tape&, const Var& x, const Parameter& weight, const Parameter* bias);
-/// y[.., o] = sum_i x[.., i] weight[o, i], y of the activations' type: a bridge between blocks, over any
-/// leading axes.
-Var project(Tape&, const Var& x, const Parameter& weight);
+/// y = x P^T over the last axis with P = lower lift: a free bridge, lower [thin, wide] and lift [wide, thin],
+/// run as one thin x thin product. Gradients: dlower += dP lift^T, dlift += lower^T dP, with dP = dy^T x.
+Var bridge(Tape&, const Var& x, const Parameter& lower, const Parameter& lift);
 Var activate(Tape&, Activation, const Var& x);
 Var add(Tape&, const Var& a, const Var& b);
 Var max_pool(Tape&, const Var& x, int64_t size, int64_t stride, int64_t padding);

@@ -1,0 +1,152 @@
+#include "layers/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace taper {
+
+namespace {
+
+// Elements of one portion: enough to pay for the hand-over to a worker.
+constexpr int64_t kPortion = int64_t{1} << 18;
+
+bool spared(Role role) { return role == Role::norm_weight || role == Role::norm_bias || role == Role::bias; }
+
+}  // namespace
+
+Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& options)
+    : store_(store), options_(options), type_(store.values().dtype()) {
+  int64_t room = 0;
+  for (Parameter& p : store.all()) {
+    if (!p.trainable || p.is_statistic()) continue;
+    double decay = spared(p.role) && !options.decay_norms_and_biases ? 0 : options.weight_decay;
+    trained_.push_back(&p);
+    segments_.push_back({p.offset, p.size, decay});
+    for (int64_t begin = 0; begin < p.size;) {
+      if (room == 0) {
+        portions_.emplace_back();
+        room = kPortion;
+      }
+      int64_t size = std::min(room, p.size - begin);
+      portions_.back().push_back({p.offset + begin, size, decay});
+      begin += size;
+      room -= size;
+    }
+  }
+  team.run_one([&](Stream& stream) {
+    for (int i = 0; i < (options.adamw ? 2 : 1); ++i)
+      moments_.push_back(Tensor::zeros(stream, type_, {store.value_size()}));
+    if (options.ema_decay == 0) return;
+    auto copy = [&](const Tensor& from) {
+      Tensor to(stream, from.dtype(), from.shape());
+      stream.copy(to.data(), from.data(), from.bytes());
+      return to;
+    };
+    average_values_ = copy(store.values());
+    average_statistics_ = copy(store.statistics());
+  });
+}
+
+double Optimizer::mean_gradient_norm(Team& team, const Tensor& gradients, double count,
+                                     std::string& non_finite) {
+  constexpr int64_t kGroup = 16;  // tensors to a task
+  auto tensors = static_cast<int64_t>(segments_.size());
+  std::vector<double> squares(segments_.size());
+  team.run((tensors + kGroup - 1) / kGroup, [&](Stream& stream, int64_t task) {
+    auto begin = static_cast<size_t>(task * kGroup);
+    auto size = static_cast<size_t>(std::min(kGroup, tensors - task * kGroup));
+    Tensor sums(stream, DType::f64, {static_cast<int64_t>(size)});
+    team.backend().sum_of_squares(stream, std::span(segments_).subspan(begin, size), type_, gradients.data(),
+                                  sums.as<double>());
+    stream.download(squares.data() + begin, sums.data(), sums.bytes());
+  });
+  double sum = 0;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    if (!std::isfinite(squares[i])) {
+      non_finite = trained_[i]->name;
+      return squares[i];
+    }
+    sum += squares[i];
+  }
+  return std::sqrt(sum) / count;
+}
+
+Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double count, double lr) {
+  Outcome outcome;
+  outcome.gradient_norm = mean_gradient_norm(team, gradients, count, outcome.non_finite);
+  if (!outcome.non_finite.empty()) return outcome;
+  double scale = 1 / count;
+  if (options_.clip_norm > 0) scale *= std::min(1.0, options_.clip_norm / (outcome.gradient_norm + 1e-6));
+  ++steps_;
+  Tensor values = store_.values();
+  team.run(static_cast<int64_t>(portions_.size()), [&](Stream& stream, int64_t i) {
+    std::span<const Segment> portion = portions_[static_cast<size_t>(i)];
+    Backend& backend = team.backend();
+    if (options_.adamw)
+      backend.adamw(stream, portion, type_, {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
+                    gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
+    else
+      backend.sgd(stream, portion, type_, {lr, options_.momentum, options_.nesterov}, scale, gradients.data(),
+                  moments_[0].data(), values.data());
+  });
+  for (Parameter* p : trained_) p->changed();
+  if (average_values_.defined()) average(team);
+  return outcome;
+}
+
+void Optimizer::average(Team& team) {
+  double decay = options_.ema_decay;
+  team.run_one([&](Stream& stream) {
+    auto blend = [&](const Tensor& from, Tensor& to) {
+      team.backend().axpby(stream, from.size(), type_, 1 - decay, from.data(), decay, to.data());
+    };
+    blend(store_.values(), average_values_);
+    blend(store_.statistics(), average_statistics_);
+  });
+}
+
+std::vector<NamedTensor> Optimizer::state() const {
+  std::vector<NamedTensor> result;
+  if (options_.adamw)
+    result = {{"exp_avg", moments_[0]}, {"exp_avg_sq", moments_[1]}};
+  else
+    result = {{"momentum_buffer", moments_[0]}};
+  if (average_values_.defined()) {
+    result.push_back({"ema.values", average_values_});
+    result.push_back({"ema.statistics", average_statistics_});
+  }
+  return result;
+}
+
+void Optimizer::swap_average(Team& team) {
+  if (!average_values_.defined()) return;
+  team.run_one([&](Stream& stream) {
+    auto exchange = [&](Tensor a, Tensor& b) {
+      Tensor temporary(stream, a.dtype(), a.shape());
+      stream.copy(temporary.data(), a.data(), a.bytes());
+      stream.copy(a.data(), b.data(), a.bytes());
+      stream.copy(b.data(), temporary.data(), a.bytes());
+    };
+    exchange(store_.values(), average_values_);
+    exchange(store_.statistics(), average_statistics_);
+  });
+  for (Parameter& p : store_.all()) p.changed();
+}
+
+void update_statistics(Team& team, Network& network, const Tensor& sum, int64_t shards, double momentum) {
+  team.run_one([&](Stream& stream) {
+    for (const BatchNorm& norm : network.norms()) {
+      if (!norm.weight->trainable) continue;
+      double move = momentum < 0 ? norm.momentum : momentum;
+      for (Parameter* statistic : {norm.running_mean, norm.running_variance}) {
+        Tensor running = statistic->value();
+        Tensor batch = sum.slice(statistic->offset, statistic->size);
+        team.backend().axpby(stream, running.size(), running.dtype(), move / static_cast<double>(shards),
+                             batch.data(), 1 - move, running.data());
+        statistic->changed();
+      }
+    }
+  });
+}
+
+}  // namespace taper

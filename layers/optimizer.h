@@ -1,0 +1,71 @@
+#pragma once
+// A step of SGD or AdamW over all trained tensors of a network at once, with clipping and an average of the
+// weights.
+
+#include <string>
+#include <vector>
+
+#include "autograd/shards.h"
+#include "layers/network.h"
+
+namespace taper {
+
+struct OptimizerOptions {
+  bool adamw = false;  ///< otherwise SGD
+  double momentum = 0.9;
+  bool nesterov = false;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  double weight_decay = 0;
+  bool decay_norms_and_biases = true;  ///< as torch.optim does; false spares them, as timm does
+  double clip_norm = 0;  ///< of the whole gradient's L2 norm, as torch.nn.utils.clip_grad_norm_; 0: off
+  double ema_decay = 0;  ///< average = decay average + (1 - decay) weights after each step; 0: off
+};
+
+/// One tensor of an optimizer's state, by name, for checkpoints.
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+class Optimizer {
+ public:
+  /// Trains the parameters of `store` that are trainable now; fresh state.
+  Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& options);
+
+  /// What a step did, or why it did nothing.
+  struct Outcome {
+    double gradient_norm = 0;  ///< of the mean gradient, before clipping
+    std::string non_finite;  ///< the first tensor whose gradient holds a NaN or infinity: nothing was changed
+  };
+  /// `gradients`: the sum over `count` samples, laid out as the store's values. Any number of workers gives
+  /// the same bits.
+  Outcome step(Team& team, const Tensor& gradients, double count, double lr);
+
+  /// Steps taken, and the tensors to save and to restore in place.
+  int64_t steps() const { return steps_; }
+  void set_steps(int64_t steps) { steps_ = steps; }
+  std::vector<NamedTensor> state() const;
+  /// Exchanges weights and statistics with their averages; does nothing without ema_decay. For evaluation,
+  /// and once at the end.
+  void swap_average(Team& team);
+
+ private:
+  double mean_gradient_norm(Team& team, const Tensor& gradients, double count, std::string& non_finite);
+  void average(Team& team);
+
+  ParameterStore& store_;
+  OptimizerOptions options_;
+  DType type_;
+  std::vector<Parameter*> trained_;
+  std::vector<Segment> segments_;               // one for each trained tensor
+  std::vector<std::vector<Segment>> portions_;  // the same elements in pieces for the workers
+  std::vector<Tensor> moments_;                 // momentum, or first and second moment
+  Tensor average_values_, average_statistics_;
+  int64_t steps_ = 0;
+};
+
+/// Moves the running statistics of the batch norms whose weights are trainable: running = (1 - momentum)
+/// running + momentum (sum / shards). `momentum` < 0: each norm's own.
+void update_statistics(Team& team, Network& network, const Tensor& sum, int64_t shards, double momentum = -1);
+
+}  // namespace taper
