@@ -178,11 +178,11 @@ void write_file_atomically(const fs::path& path, std::string_view text) {
   write_file_atomically(path, Pieces(&piece, 1));
 }
 
-void write_new_file(const fs::path& path, Pieces pieces) {
+void write_new_file(const fs::path& path, const fs::path& shown, Pieces pieces) {
   Descriptor file = open_file(path, O_WRONLY | O_CREAT | O_EXCL);
-  if (file < 0) throw_write_error(path, errno, total_size(pieces));
+  if (file < 0) throw_write_error(shown, errno, total_size(pieces));
   RemoveUnlessDone guard(path);
-  write_pieces(file, path, pieces);
+  write_pieces(file, shown, pieces);
   guard.done();
 }
 

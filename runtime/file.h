@@ -34,8 +34,9 @@ void write_file_atomically(const std::filesystem::path& path, Pieces pieces);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// Writes a file that must not exist yet, and flushes it to the device: for files inside a folder that gets
-/// its final name later. Errors as write_file_atomically; the file is removed on failure.
-void write_new_file(const std::filesystem::path& path, Pieces pieces);
+/// its final name later, hence `shown`, the final name, for errors. Errors as write_file_atomically; the file
+/// is removed on failure.
+void write_new_file(const std::filesystem::path& path, const std::filesystem::path& shown, Pieces pieces);
 
 /// Makes the names inside `folder` (files created, renamed, removed) survive a power cut.
 void sync_folder(const std::filesystem::path& folder);

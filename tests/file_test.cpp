@@ -94,7 +94,7 @@ TEST_F(File, MistakesAreNamed) {
   EXPECT_THAT(message_of<UserError>([&] { write_file_atomically("/dev/null", "x"); }),
               HasSubstr("not a regular file"));
   EXPECT_TRUE(fs::is_character_file("/dev/null"));
-  EXPECT_THROW(write_new_file(folder_ / "five", {}), Failure);
+  EXPECT_THROW(write_new_file(folder_ / "five", folder_ / "five", {}), Failure);
   EXPECT_EQ(content(folder_ / "five"), "12345");
 }
 
@@ -140,7 +140,7 @@ TEST_F(File, SizeLimitLeavesTheOldFile) {
   std::string sentence = message_of<Failure>([&] { write_file_atomically(path, std::string(5000, 'x')); });
   std::string text(5000, 'x');
   std::span<const std::byte> piece = bytes_of(text);
-  EXPECT_THROW(write_new_file(folder_ / "b", Pieces(&piece, 1)), Failure);
+  EXPECT_THROW(write_new_file(folder_ / "b", folder_ / "b", Pieces(&piece, 1)), Failure);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   std::signal(SIGXFSZ, old_handler);
   EXPECT_THAT(sentence, testing::AllOf(HasSubstr(path.string()), HasSubstr("ulimit -f")));
