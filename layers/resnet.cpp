@@ -32,9 +32,13 @@ class ResNet final : public Network {
  public:
   explicit ResNet(const ResNetSpec& spec);
 
-  Var stem(Tape& tape, const Var& images) const override {
-    Var x = apply(tape, images, stem_);
-    return spec_.style == ResNetSpec::Style::imagenet ? max_pool(tape, x, 3, 2, 1) : x;
+  Var stem(Tape& tape, const Var& images, bool activated) const override {
+    if (activated && spec_.activation != Activation::relu)
+      return stem_activation(tape, stem(tape, images, false));
+    return pool(tape, conv_batch_norm(tape, images, stem_.conv, stem_.norm, nullptr, activated), activated);
+  }
+  Var stem_activation(Tape& tape, const Var& x) const override {
+    return pool(tape, activation(tape, x), true);
   }
   int64_t stem_width() const override { return stem_.norm.weight->size; }
   Var block(Tape& tape, int64_t i, const Var& x, bool activated) const override;
@@ -50,6 +54,10 @@ class ResNet final : public Network {
   ConvNorm add(const std::string& conv, const std::string& norm, int64_t in, int64_t out, int64_t size,
                int64_t stride);
   Var apply(Tape& tape, const Var& x, const ConvNorm& layer) const;
+  // The stem's pooling, if it has one and it is `due`.
+  Var pool(Tape& tape, const Var& x, bool due) const {
+    return due && spec_.style == ResNetSpec::Style::imagenet ? max_pool(tape, x, 3, 2, 1) : x;
+  }
   void add_block(const std::string& name, int64_t stage, int64_t in, int64_t width, int64_t stride);
 
   ResNetSpec spec_;
