@@ -7,7 +7,7 @@
 namespace taper {
 
 /// Takes DType::f64 only; any other type is a Failure. Deterministic, single-threaded, and without state.
-class ReferenceBackend final : public Backend {
+class ReferenceBackend : public Backend {
  public:
   // conv.cpp
   FilterFormat filter_format(Stream&, const ConvShape&, DType, ConvPass) override;
