@@ -1,0 +1,203 @@
+// Convolution by oneDNN's direct algorithm. Activations stay NHWC; the filter is laid out as oneDNN likes.
+
+#include "kernels/cpu/onednn.h"
+
+namespace taper {
+
+namespace {
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+
+enum Op : int64_t { kForward, kBackwardData, kBackwardFilter, kPack, kPackBackward, kAccumulate };
+
+PrimitiveKey key_of(Op op, const ConvShape& s, DType type, int64_t fused = 0) {
+  return {op,  s.n,      s.h,       s.w,        s.c,      s.k,           s.r,
+          s.s, s.stride, s.padding, s.dilation, s.groups, int64_t(type), fused};
+}
+
+// oneDNN's names for the extents of one convolution.
+struct Descriptors {
+  memory::desc x, y, bias, filter, master;
+  memory::dims strides, dilates, padding;
+
+  Descriptors(const ConvShape& s, memory::data_type type) {
+    x = {{s.n, s.c, s.h, s.w}, type, Tag::nhwc};
+    y = {{s.n, s.k, s.out_h(), s.out_w()}, type, Tag::nhwc};
+    bias = {{s.k}, memory::data_type::f32, Tag::a};
+    bool grouped = s.groups > 1;
+    memory::dims dims = grouped ? memory::dims{s.groups, s.k / s.groups, s.c / s.groups, s.r, s.s}
+                                : memory::dims{s.k, s.c, s.r, s.s};
+    filter = {dims, type, Tag::any};
+    master = {dims, memory::data_type::f32, grouped ? Tag::gohwi : Tag::ohwi};
+    strides = {s.stride, s.stride};
+    dilates = {s.dilation - 1, s.dilation - 1};
+    padding = {s.padding, s.padding};
+  }
+};
+
+constexpr auto kDirect = dnnl::algorithm::convolution_direct;
+
+// Bits of `fused` for the forward pass.
+constexpr int64_t kBias = 1, kAdd = 2, kRelu = 4;
+
+dnnl::convolution_forward::primitive_desc forward_descriptor(OneDnn& dnn, const Descriptors& d,
+                                                             const memory::desc& filter, int64_t fused) {
+  dnnl::post_ops post;
+  if (fused & kAdd) post.append_sum(1);
+  if (fused & kRelu) post.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
+  dnnl::primitive_attr attributes = user_scratchpad();
+  attributes.set_post_ops(post);
+  dnnl::convolution_forward::desc desc(dnnl::prop_kind::forward_inference, kDirect, d.x, filter,
+                                       fused & kBias ? d.bias : memory::desc(), d.y, d.strides, d.dilates,
+                                       d.padding, d.padding);
+  return {desc, attributes, dnn.engine};
+}
+
+// The plain convolution, which decides the filter's layout, or one with fused parts, which takes the layout.
+Primitive& forward_primitive(OneDnn& dnn, const ConvShape& s, DType type, int64_t fused) {
+  return dnn.primitive(key_of(kForward, s, type, fused), "convolution", [&] {
+    Descriptors d(s, onednn_type(type));
+    memory::desc filter = d.filter;
+    if (fused != 0) filter = forward_primitive(dnn, s, type, 0).arguments.at(DNNL_ARG_WEIGHTS).get_desc();
+    auto descriptor = forward_descriptor(dnn, d, filter, fused);
+    return dnn.assemble(descriptor, dnnl::convolution_forward(descriptor),
+                        {{DNNL_ARG_SRC, descriptor.src_desc()},
+                         {DNNL_ARG_WEIGHTS, descriptor.weights_desc()},
+                         {DNNL_ARG_BIAS, descriptor.bias_desc()},
+                         {DNNL_ARG_DST, descriptor.dst_desc()}});
+  });
+}
+
+// oneDNN asks for the forward's descriptor as a hint for the backward passes.
+dnnl::convolution_forward::primitive_desc hint(OneDnn& dnn, const Descriptors& d) {
+  return forward_descriptor(dnn, d, d.filter, 0);
+}
+
+Primitive& backward_data_primitive(OneDnn& dnn, const ConvShape& s, DType type) {
+  return dnn.primitive(key_of(kBackwardData, s, type), "convolution's gradient", [&] {
+    Descriptors d(s, onednn_type(type));
+    dnnl::convolution_backward_data::desc desc(kDirect, d.x, d.filter, d.y, d.strides, d.dilates, d.padding,
+                                               d.padding);
+    dnnl::convolution_backward_data::primitive_desc descriptor(desc, user_scratchpad(), dnn.engine,
+                                                               hint(dnn, d));
+    return dnn.assemble(descriptor, dnnl::convolution_backward_data(descriptor),
+                        {{DNNL_ARG_DIFF_DST, descriptor.diff_dst_desc()},
+                         {DNNL_ARG_WEIGHTS, descriptor.weights_desc()},
+                         {DNNL_ARG_DIFF_SRC, descriptor.diff_src_desc()}});
+  });
+}
+
+// The filter's gradient is f32 for bf16 activations too, in a layout of oneDNN's choice.
+Primitive& backward_filter_primitive(OneDnn& dnn, const ConvShape& s, DType type) {
+  return dnn.primitive(key_of(kBackwardFilter, s, type), "convolution's filter gradient", [&] {
+    Descriptors d(s, onednn_type(type));
+    memory::desc gradient(d.filter.dims(), memory::data_type::f32, Tag::any);
+    dnnl::convolution_backward_weights::desc desc(kDirect, d.x, gradient, d.y, d.strides, d.dilates,
+                                                  d.padding, d.padding);
+    dnnl::convolution_backward_weights::primitive_desc descriptor(desc, user_scratchpad(), dnn.engine,
+                                                                  hint(dnn, d));
+    return dnn.assemble(descriptor, dnnl::convolution_backward_weights(descriptor),
+                        {{DNNL_ARG_SRC, descriptor.src_desc()},
+                         {DNNL_ARG_DIFF_DST, descriptor.diff_dst_desc()},
+                         {DNNL_ARG_DIFF_WEIGHTS, descriptor.diff_weights_desc()}});
+  });
+}
+
+memory::desc packed_desc(OneDnn& dnn, const ConvShape& s, DType type, ConvPass pass) {
+  Primitive& primitive =
+      pass == ConvPass::forward ? forward_primitive(dnn, s, type, 0) : backward_data_primitive(dnn, s, type);
+  return primitive.arguments.at(DNNL_ARG_WEIGHTS).get_desc();
+}
+
+// to = from, or to += from, between two layouts and types.
+Primitive make_reorder(OneDnn& dnn, const memory::desc& from, const memory::desc& to, bool accumulate) {
+  dnnl::primitive_attr attributes = user_scratchpad();
+  dnnl::post_ops post;
+  if (accumulate) post.append_sum(1);
+  attributes.set_post_ops(post);
+  dnnl::reorder::primitive_desc descriptor(dnn.engine, from, dnn.engine, to, attributes);
+  return dnn.assemble(descriptor, dnnl::reorder(descriptor), {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+}
+
+}  // namespace
+
+FilterFormat CpuBackend::filter_format(Stream& stream, const ConvShape& shape, DType type, ConvPass pass) {
+  check(shape);
+  memory::desc desc = packed_desc(onednn(cpu_stream(stream)), shape, type, pass);
+  const dnnl_memory_desc_t& d = desc.data;
+  const dnnl_blocking_desc_t& b = d.format_desc.blocking;
+  TAPER_CHECK(d.format_kind == dnnl_blocked && d.extra.flags == 0, "oneDNN's filter layout {}",
+              int(d.format_kind));
+  auto list = [](const dnnl_dim_t* values, int count) {
+    return fmt::format("{}", fmt::join(values, values + count, ","));
+  };
+  std::string key = fmt::format("onednn {} [{}] in [{}] strides [{}] blocks [{}] of [{}]", taper::name(type),
+                                list(d.dims, d.ndims), list(d.padded_dims, d.ndims), list(b.strides, d.ndims),
+                                list(b.inner_blks, b.inner_nblks), list(b.inner_idxs, b.inner_nblks));
+  return {key, static_cast<int64_t>(desc.get_size())};
+}
+
+void CpuBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type, ConvPass pass,
+                             const void* filter, void* packed) {
+  check(shape);
+  CpuStream& cpu = cpu_stream(stream);
+  OneDnn& dnn = onednn(cpu);
+  Op op = pass == ConvPass::forward ? kPack : kPackBackward;
+  Primitive& reorder = dnn.primitive(key_of(op, shape, type), "packing of a filter", [&] {
+    return make_reorder(dnn, Descriptors(shape, onednn_type(type)).master,
+                        packed_desc(dnn, shape, type, pass), false);
+  });
+  dnn.run(reorder, {{DNNL_ARG_FROM, filter}, {DNNL_ARG_TO, packed}}, cpu.scratch(reorder.scratch_bytes));
+}
+
+void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type, const void* x,
+                              const void* packed, const ConvEpilogue& epilogue, void* y) {
+  check(shape);
+  CpuStream& cpu = cpu_stream(stream);
+  OneDnn& dnn = onednn(cpu);
+  int64_t fused = (epilogue.bias ? kBias : 0) | (epilogue.add ? kAdd : 0) | (epilogue.relu ? kRelu : 0);
+  Primitive& primitive = forward_primitive(dnn, shape, type, fused);
+  // oneDNN adds what lies in y already.
+  if (epilogue.add != nullptr && epilogue.add != y)
+    cpu.copy(y, epilogue.add, shape.n * shape.out_h() * shape.out_w() * shape.k * size_of(type));
+  void* scratch = cpu.scratch(primitive.scratch_bytes);
+  if (epilogue.bias != nullptr)
+    dnn.run(
+        primitive,
+        {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_BIAS, epilogue.bias}, {DNNL_ARG_DST, y}},
+        scratch);
+  else
+    dnn.run(primitive, {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, y}}, scratch);
+}
+
+void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DType type, const void* dy,
+                                    const void* packed, void* dx) {
+  check(shape);
+  CpuStream& cpu = cpu_stream(stream);
+  OneDnn& dnn = onednn(cpu);
+  Primitive& primitive = backward_data_primitive(dnn, shape, type);
+  dnn.run(primitive, {{DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DIFF_SRC, dx}},
+          cpu.scratch(primitive.scratch_bytes));
+}
+
+void CpuBackend::conv_backward_filter(Stream& stream, const ConvShape& shape, DType type, const void* x,
+                                      const void* dy, void* dfilter) {
+  check(shape);
+  CpuStream& cpu = cpu_stream(stream);
+  OneDnn& dnn = onednn(cpu);
+  Primitive& primitive = backward_filter_primitive(dnn, shape, type);
+  memory::desc gradient_desc = primitive.arguments.at(DNNL_ARG_DIFF_WEIGHTS).get_desc();
+  Primitive& accumulate = dnn.primitive(key_of(kAccumulate, shape, type), "sum of filter gradients", [&] {
+    return make_reorder(dnn, gradient_desc, Descriptors(shape, onednn_type(type)).master, true);
+  });
+  int64_t gradient_bytes = aligned(static_cast<int64_t>(gradient_desc.get_size()));
+  auto* gradient = static_cast<char*>(
+      cpu.scratch(gradient_bytes + std::max(primitive.scratch_bytes, accumulate.scratch_bytes)));
+  void* scratch = gradient + gradient_bytes;
+  dnn.run(primitive, {{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, gradient}},
+          scratch);
+  dnn.run(accumulate, {{DNNL_ARG_FROM, gradient}, {DNNL_ARG_TO, dfilter}}, scratch);
+}
+
+}  // namespace taper

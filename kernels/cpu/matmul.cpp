@@ -1,0 +1,114 @@
+// Matrix products by oneDNN's matmul.
+
+#include "kernels/cpu/onednn.h"
+
+namespace taper {
+
+namespace {
+
+using dnnl::memory;
+
+// Which parts of the epilogue oneDNN runs itself.
+constexpr int64_t kBias = 1, kScale = 2, kAccumulate = 4, kGelu = 8, kGeluTanh = 16;
+
+constexpr int64_t kMatmul = 100;  // apart from the convolutions' numbers in a PrimitiveKey
+
+// Whether a single matrix serves the whole batch.
+bool shared(int64_t stride) { return stride == 0; }
+
+memory::desc matrix(int64_t batch, int64_t rows, int64_t columns, bool transposed, int64_t stride,
+                    memory::data_type type) {
+  int64_t count = shared(stride) ? 1 : batch;
+  int64_t step = count == 1 ? rows * columns : stride;
+  memory::dims strides = transposed ? memory::dims{step, 1, rows} : memory::dims{step, columns, 1};
+  return {{count, rows, columns}, type, strides};
+}
+
+Primitive make_matmul(OneDnn& dnn, const MatmulShape& s, memory::data_type type, memory::data_type out_type,
+                      int64_t fused, double scale) {
+  memory::desc a = matrix(s.batch, s.m, s.k, s.transpose_a, s.stride_a, type);
+  memory::desc b = matrix(s.batch, s.k, s.n, s.transpose_b, s.stride_b, type);
+  memory::desc out = matrix(s.batch, s.m, s.n, false, s.stride_out, out_type);
+  memory::desc bias({1, 1, s.n}, memory::data_type::f32, memory::format_tag::abc);
+  dnnl::post_ops post;
+  // oneDNN's own scale would multiply the bias too.
+  if (fused & kScale) post.append_eltwise(1, dnnl::algorithm::eltwise_linear, static_cast<float>(scale), 0);
+  bool bias_after_scale = fused & kScale && fused & kBias;
+  if (bias_after_scale) post.append_binary(dnnl::algorithm::binary_add, bias);
+  if (fused & kAccumulate) post.append_sum(1);
+  if (fused & kGelu) post.append_eltwise(1, dnnl::algorithm::eltwise_gelu_erf, 0, 0);
+  if (fused & kGeluTanh) post.append_eltwise(1, dnnl::algorithm::eltwise_gelu_tanh, 0, 0);
+  dnnl::primitive_attr attributes = user_scratchpad();
+  attributes.set_post_ops(post);
+  bool own_bias = fused & kBias && !bias_after_scale;
+  auto desc = own_bias ? dnnl::matmul::desc(a, b, bias, out) : dnnl::matmul::desc(a, b, out);
+  dnnl::matmul::primitive_desc descriptor(desc, attributes, dnn.engine);
+  Primitive result = dnn.assemble(
+      descriptor, dnnl::matmul(descriptor),
+      {{DNNL_ARG_SRC, a},
+       {DNNL_ARG_WEIGHTS, b},
+       {DNNL_ARG_BIAS, own_bias ? bias : memory::desc()},
+       {DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1, bias_after_scale ? bias : memory::desc()},
+       {DNNL_ARG_DST, out}});
+  return result;
+}
+
+}  // namespace
+
+void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, const void* a, const void* b,
+                        const MatmulEpilogue& epilogue, DType out_type, void* out) {
+  TAPER_CHECK(shape.m > 0 && shape.n > 0 && shape.k > 0 && shape.batch > 0,
+              "a product of {} times {} x {} x {}", shape.batch, shape.m, shape.k, shape.n);
+  TAPER_CHECK(!epilogue.accumulate || (epilogue.bias == nullptr && epilogue.activation == Activation::none &&
+                                       epilogue.pre_activation == nullptr && epilogue.residual == nullptr),
+              "an accumulating product takes nothing but a scale");
+  TAPER_CHECK(out_type == type || out_type == accumulator(type), "a product of {} written as {}",
+              taper::name(type), taper::name(out_type));
+  CpuStream& cpu = cpu_stream(stream);
+  OneDnn& dnn = onednn(cpu);
+
+  // What the backward needs is written by the product itself, the activation then by a second pass over it.
+  bool separate = epilogue.pre_activation != nullptr;
+  void* target = separate ? epilogue.pre_activation : out;
+  int64_t fused = (epilogue.bias ? kBias : 0) | (epilogue.scale != 1 ? kScale : 0) |
+                  (epilogue.accumulate ? kAccumulate : 0);
+  if (!separate && epilogue.activation == Activation::gelu) fused |= kGelu;
+  if (!separate && epilogue.activation == Activation::gelu_tanh) fused |= kGeluTanh;
+  PrimitiveKey key{kMatmul,
+                   shape.m,
+                   shape.n,
+                   shape.k,
+                   shape.transpose_a,
+                   shape.transpose_b,
+                   shape.batch,
+                   shape.stride_a,
+                   shape.stride_b,
+                   shape.stride_out,
+                   int64_t(type),
+                   int64_t(out_type),
+                   fused,
+                   std::bit_cast<int64_t>(epilogue.scale)};
+  Primitive& primitive = dnn.primitive(key, "matrix product", [&] {
+    return make_matmul(dnn, shape, onednn_type(type), onednn_type(out_type), fused, epilogue.scale);
+  });
+  void* scratch = cpu.scratch(primitive.scratch_bytes);
+  if (fused & kBias) {
+    int argument = fused & kScale ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1 : DNNL_ARG_BIAS;
+    dnn.run(primitive,
+            {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {argument, epilogue.bias}, {DNNL_ARG_DST, target}},
+            scratch);
+  } else {
+    dnn.run(primitive, {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, target}}, scratch);
+  }
+  int64_t each = shape.m * shape.n;
+  int64_t step = shape.batch == 1 ? each : shape.stride_out;
+  if (!separate && epilogue.residual == nullptr) return;
+  for (int64_t i = 0; i < shape.batch; ++i) {
+    auto at = [&](const void* base) { return static_cast<const char*>(base) + i * step * size_of(out_type); };
+    void* y = const_cast<char*>(at(out));
+    if (separate) activate(stream, epilogue.activation, each, out_type, at(epilogue.pre_activation), y);
+    if (epilogue.residual != nullptr) add(stream, each, out_type, y, at(epilogue.residual), y);
+  }
+}
+
+}  // namespace taper
