@@ -19,7 +19,8 @@ class CpuStream final : public HostStream {
  public:
   explicit CpuStream(int threads);
   ~CpuStream() override;
-  /// How many threads work inside each op. No result depends on it.
+  /// How many threads work inside each op. Only oneDNN's sums (products and filter gradients) may differ in
+  /// their last bits between one number and another.
   int threads() const { return threads_; }
   /// Memory for the op now running, aligned to 64 bytes; the next call of scratch() may move it.
   void* scratch(int64_t bytes);

@@ -64,6 +64,22 @@ void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, co
               "an accumulating product takes nothing but a scale");
   TAPER_CHECK(out_type == type || out_type == accumulator(type), "a product of {} written as {}",
               taper::name(type), taper::name(out_type));
+  if (shape.batch > 1 && shared(shape.stride_a) && shared(shape.stride_b)) {
+    // oneDNN cannot say that one product is written several times.
+    for (int64_t i = 0; i < shape.batch; ++i) {
+      auto at = [&](const void* base) -> void* {
+        if (base == nullptr) return nullptr;
+        return static_cast<char*>(const_cast<void*>(base)) + i * shape.stride_out * size_of(out_type);
+      };
+      MatmulShape one = shape;
+      one.batch = 1;
+      MatmulEpilogue part = epilogue;
+      part.pre_activation = at(epilogue.pre_activation);
+      part.residual = at(epilogue.residual);
+      matmul(stream, one, type, a, b, part, out_type, at(out));
+    }
+    return;
+  }
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
 
