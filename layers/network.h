@@ -28,6 +28,10 @@ struct Cost {
   int64_t activation_elements = 0;  ///< kept by a training step for its backward
 };
 
+inline Cost operator+(const Cost& a, const Cost& b) {
+  return {a.parameters + b.parameters, a.flops + b.flops, a.activation_elements + b.activation_elements};
+}
+
 class Network {
  public:
   virtual ~Network() = default;
@@ -49,8 +53,14 @@ class Network {
   virtual Var head(Tape&, const Var& x) const = 0;
   /// The parameters that multiply the last block's output.
   virtual std::vector<Parameter*> head_readers() const = 0;
-  /// Of one image of height x width.
-  virtual Cost cost(int64_t height, int64_t width) const = 0;
+  /// Of one image of height x width: the stem's, each block's, the head's.
+  virtual std::vector<Cost> costs(int64_t height, int64_t width) const = 0;
+  /// Of all parts together.
+  Cost cost(int64_t height, int64_t width) const {
+    Cost sum;
+    for (const Cost& part : costs(height, width)) sum = sum + part;
+    return sum;
+  }
   /// Every batch norm, in the order of execution: whose statistics move, and by which momentum.
   const std::vector<BatchNorm>& norms() const { return norms_; }
 

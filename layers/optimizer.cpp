@@ -90,11 +90,11 @@ Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double c
                   moments_[0].data(), values.data());
   });
   for (Parameter* p : trained_) p->changed();
-  if (average_values_.defined()) average(team);
   return outcome;
 }
 
 void Optimizer::average(Team& team) {
+  if (!average_values_.defined()) return;
   double decay = options_.ema_decay;
   team.run_one([&](Stream& stream) {
     auto blend = [&](const Tensor& from, Tensor& to) {

@@ -40,6 +40,8 @@ class Optimizer {
   /// `gradients`: the sum over `count` samples, laid out as the store's values. Any number of workers gives
   /// the same bits.
   Outcome step(Team& team, const Tensor& gradients, double count, double lr);
+  /// Moves the averages towards the weights and statistics as they are now; does nothing without ema_decay.
+  void average(Team& team);
 
   /// Steps taken, and the tensors to save and to restore in place.
   int64_t steps() const { return steps_; }
@@ -51,7 +53,6 @@ class Optimizer {
 
  private:
   double mean_gradient_norm(Team& team, const Tensor& gradients, double count, std::string& non_finite);
-  void average(Team& team);
 
   ParameterStore& store_;
   OptimizerOptions options_;

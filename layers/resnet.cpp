@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "layers/weights.h"
 #include "runtime/philox.h"
@@ -47,7 +48,7 @@ class ResNet final : public Network {
     return linear(tape, global_average_pool(tape, x), *fc_weight_, fc_bias_);
   }
   std::vector<Parameter*> head_readers() const override { return {fc_weight_}; }
-  Cost cost(int64_t height, int64_t width) const override;
+  std::vector<Cost> costs(int64_t height, int64_t width) const override;
 
  private:
   int64_t channels(const std::string& layer, int64_t width, double factor) const;
@@ -168,8 +169,10 @@ Var ResNet::block(Tape& tape, int64_t i, const Var& x, bool activated) const {
   return activated && !relu ? activation(tape, y) : y;
 }
 
-Cost ResNet::cost(int64_t height, int64_t width) const {
-  Cost cost{.parameters = store_.parameter_count()};
+std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
+  std::vector<Cost> parts;
+  Cost cost;
+  auto finish = [&] { parts.push_back(std::exchange(cost, {})); };
   // Kept of each layer: the convolution's output, the norm's, and that of an activation of its own.
   auto count = [&](const ConvNorm& layer, const Extents& in, bool activated) {
     const Shape& f = layer.conv.filter->shape;
@@ -183,6 +186,7 @@ Cost ResNet::cost(int64_t height, int64_t width) const {
                     .stride = layer.conv.stride,
                     .padding = layer.conv.padding};
     Extents out{shape.out_h(), shape.out_w(), shape.k};
+    cost.parameters += shape.filter_size() + 2 * shape.k;
     cost.flops += shape.flops();
     cost.activation_elements += (activated && spec_.activation != Activation::relu ? 3 : 2) * out.elements();
     return out;
@@ -195,13 +199,17 @@ Cost ResNet::cost(int64_t height, int64_t width) const {
     x = {pool.out_h(), pool.out_w(), x.c};
     cost.activation_elements += x.elements();
   }
+  finish();
   for (const Residual& block : residuals_) {
     if (block.downsample) count(*block.downsample, x, false);
     for (const ConvNorm& layer : block.convs) x = count(layer, x, true);
+    finish();
   }
+  cost.parameters += fc_weight_->size + fc_bias_->size;
   cost.flops += 2 * fc_weight_->size;
   cost.activation_elements += x.c + fc_bias_->size;
-  return cost;
+  finish();
+  return parts;
 }
 
 }  // namespace
