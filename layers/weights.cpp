@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "runtime/safetensors.h"
-
 namespace taper {
 
 namespace {
@@ -99,25 +97,32 @@ void set_values(Stream& stream, Parameter& parameter, std::span<const double> va
   parameter.changed();
 }
 
-void write_weights(const std::filesystem::path& path, Stream& stream, const ParameterStore& store,
-                   const std::map<std::string, std::string>& metadata) {
+void copy_weights(Stream& stream, const ParameterStore& store, const std::string& prefix, HostTensors& to) {
   DType type = store.values().dtype();
-  std::vector<std::vector<std::byte>> contents;
-  std::vector<TensorBytes> tensors;
   for (const Parameter& p : store.all()) {
     std::vector<double> values = host_values(stream, p);
-    contents.push_back(type == DType::f64 ? to_file<double>(p, values) : to_file<float>(p, values));
-    tensors.push_back({p.name, type, file_shape(p), contents.back()});
+    to.contents.push_back(type == DType::f64 ? to_file<double>(p, values) : to_file<float>(p, values));
+    to.tensors.push_back({prefix + p.name, type, file_shape(p), to.contents.back()});
   }
-  write_safetensors(path, std::move(tensors), metadata);
+}
+
+void write_weights(const std::filesystem::path& path, Stream& stream, const ParameterStore& store,
+                   const std::map<std::string, std::string>& metadata) {
+  HostTensors host;
+  copy_weights(stream, store, "", host);
+  write_safetensors(path, std::move(host.tensors), metadata);
 }
 
 void read_weights(const std::filesystem::path& path, Stream& stream, ParameterStore& store) {
-  SafetensorsFile file = SafetensorsFile::read(path);
+  set_weights(SafetensorsFile::read(path), path.string(), "", stream, store);
+}
+
+void set_weights(const SafetensorsFile& file, const std::string& shown, const std::string& prefix,
+                 Stream& stream, ParameterStore& store) {
   std::vector<std::string> missing, unexpected, misshapen, mistyped, infinite;
   std::vector<std::vector<double>> values;
   for (const Parameter& p : store.all()) {
-    const TensorBytes* tensor = file.find(p.name);
+    const TensorBytes* tensor = file.find(prefix + p.name);
     if (tensor == nullptr) {
       missing.push_back(p.name);
     } else if (tensor->shape != file_shape(p)) {
@@ -132,7 +137,8 @@ void read_weights(const std::filesystem::path& path, Stream& stream, ParameterSt
     }
   }
   for (const TensorBytes& tensor : file.tensors())
-    if (store.find(tensor.name) == nullptr && !tensor.name.ends_with(".num_batches_tracked"))
+    if (tensor.name.starts_with(prefix) && store.find(tensor.name.substr(prefix.size())) == nullptr &&
+        !tensor.name.ends_with(".num_batches_tracked"))
       unexpected.push_back(tensor.name);
   std::vector<std::string> complaints;
   append(complaints, "missing:", missing);
@@ -144,7 +150,7 @@ void read_weights(const std::filesystem::path& path, Stream& stream, ParameterSt
     throw UserError(
         "{} does not hold this network's weights ({}); the network's kind, depth, widths and classes "
         "must be those of the file",
-        path.string(), fmt::join(complaints, "; "));
+        shown, fmt::join(complaints, "; "));
   size_t i = 0;
   for (Parameter& p : store.all()) set_values(stream, p, values[i++]);
 }

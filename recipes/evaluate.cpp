@@ -1,0 +1,70 @@
+#include "recipes/evaluate.h"
+
+#include <chrono>
+
+#include "recipes/step.h"
+
+namespace taper {
+
+namespace {
+// Images of one portion: enough to keep a worker busy, few enough for its caches.
+constexpr int64_t kPortion = 100;
+}  // namespace
+
+void for_each_batch(Team& team, Loader& loader, int64_t batches,
+                    const std::function<void(Stream&, const Batch&, int64_t)>& task) {
+  std::vector<Batch> round;
+  for (int64_t first = 0; first < batches; first += static_cast<int64_t>(round.size())) {
+    round.clear();
+    for (int64_t i = first; i < std::min(batches, first + 4 * team.workers()); ++i)
+      round.push_back(loader.next());
+    team.run(static_cast<int64_t>(round.size()),
+             [&](Stream& stream, int64_t i) { task(stream, round[static_cast<size_t>(i)], first + i); });
+  }
+}
+
+Accuracy evaluate(Engine& engine, const Images& images, const Dataset& split, const Model& model) {
+  auto begin = std::chrono::steady_clock::now();
+  int64_t batches = (split.size() + kPortion - 1) / kPortion;
+  Loader loader = images.plain_batches(split, kPortion);
+  struct Portion {
+    double loss = 0;
+    int64_t count = 0, skipped = 0;
+    std::vector<int32_t> correct = {0, 0};
+  };
+  std::vector<Portion> portions(static_cast<size_t>(batches));
+  for_each_batch(*engine.team, loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
+    Portion& portion = portions[static_cast<size_t>(i)];
+    portion.count = batch.count;
+    portion.skipped = batch.skipped;
+    if (batch.count == 0) return;
+    Tape tape(*engine.backend, stream, engine.type);
+    ShardInput input = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
+    Var logits = model.bridged->forward(tape, input.images);
+    portion.loss = cross_entropy(tape, logits, input.labels, 0).host<float>(stream)[0];
+    Tensor counts(stream, DType::i32, {2});
+    const Tensor& y = logits->value;
+    engine.backend->count_correct(stream, y.dim(0), y.dim(1), y.dtype(), y.data(), input.labels.as<int32_t>(),
+                                  counts.as<int32_t>());
+    portion.correct = counts.host<int32_t>(stream);
+  });
+  Accuracy result;
+  std::vector<double> losses;
+  for (const Portion& portion : portions) {
+    losses.push_back(portion.loss);
+    result.samples += portion.count;
+    result.skipped += portion.skipped;
+    result.top1 += portion.correct[0];
+    result.top5 += portion.correct[1];
+  }
+  if (result.samples == 0) throw UserError("none of the {} test images could be read", split.size());
+  auto samples = static_cast<double>(result.samples);
+  result.loss = tree_sum(losses) / samples;
+  result.top1 /= samples;
+  result.top5 /= samples;
+  result.images_per_s =
+      samples / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return result;
+}
+
+}  // namespace taper

@@ -1,0 +1,109 @@
+#include "recipes/models.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "runtime/error.h"
+
+namespace taper {
+
+Engine::Engine(const Configuration& configuration) : shards(configuration.shards) {
+  if (configuration.device != "cpu")
+    throw UserError("device = \"{}\" is not there; this build has \"cpu\"", configuration.device);
+  backend = make_cpu_backend();
+  type = configuration.precision == "bf16" ? DType::bf16 : DType::f32;
+  auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  int64_t workers = std::clamp<int64_t>(cores / configuration.threads_per_shard, 1, shards);
+  team = std::make_unique<Team>(*backend, static_cast<int>(workers),
+                                static_cast<int>(configuration.threads_per_shard));
+}
+
+ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64_t classes) {
+  const NetworkOptions& options = configuration.network;
+  ResNetSpec spec;
+  spec.style = options.style == "cifar" ? ResNetSpec::Style::cifar : ResNetSpec::Style::imagenet;
+  spec.block = options.block == "basic" ? ResNetSpec::BlockKind::basic : ResNetSpec::BlockKind::bottleneck;
+  spec.depths = blocks_per_stage(options);
+  spec.width = options.width;
+  spec.shortcuts = options.kind != "plain";
+  spec.activation = options.activation == "tanh" ? Activation::tanh : Activation::relu;
+  spec.channels = channels;
+  spec.classes = options.classes != 0 ? options.classes : classes;
+  spec.zero_init_residual = options.zero_init_residual;
+  return spec;
+}
+
+ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64_t classes) {
+  ResNetSpec spec = thin_spec(configuration, channels, classes);
+  (configuration.widen.kind == "full" ? spec.full : spec.inner) = configuration.widen.factor;
+  return spec;
+}
+
+Model& Models::operator[](const std::string& name) {
+  auto found = models_.find(name);
+  if (found == models_.end()) throw Failure("there is no {} network yet", name);
+  return found->second;
+}
+
+std::vector<std::string> Models::names() const {
+  std::vector<std::string> result;
+  for (const char* name : {"baseline", "wide", "thin"})
+    if (has(name)) result.emplace_back(name);
+  return result;
+}
+
+Model& Models::make(const std::string& name, bool bridged) {
+  Model model;
+  ResNetSpec spec = name == "wide" ? wide_spec(configuration_, channels_, classes_)
+                                   : thin_spec(configuration_, channels_, classes_);
+  model.network = make_resnet(spec);
+  if (bridged) {
+    bool full = configuration_.widen.kind == "full";
+    BridgeKind kind = !full                                      ? BridgeKind::none
+                      : configuration_.imitate.bridges == "free" ? BridgeKind::free
+                                                                 : BridgeKind::tied;
+    model.bridged = std::make_unique<BridgedNetwork>(
+        *model.network, *(*this)["wide"].network,
+        make_units(*model.network, configuration_.imitate.unit == "stage"), kind);
+  } else {
+    model.bridged = std::make_unique<BridgedNetwork>(*model.network);
+  }
+  engine_.team->run_one([&](Stream& stream) {
+    model.network->store().allocate(stream, engine_.type);
+    initialize(*model.network, stream, static_cast<uint64_t>(configuration_.seed), spec.zero_init_residual);
+  });
+  return models_[name] = std::move(model);
+}
+
+void Models::merge() {
+  Model bridged = std::move((*this)["thin"]);
+  Model& plain = make("thin", false);
+  taper::merge(*engine_.team, *bridged.bridged, *plain.network);
+  plain.training_flops = bridged.training_flops;
+  plain.teacher_flops = bridged.teacher_flops;
+}
+
+std::vector<Cost> Models::costs(const std::string& name, int64_t image_size) const {
+  ResNetSpec spec = name == "wide" ? wide_spec(configuration_, channels_, classes_)
+                                   : thin_spec(configuration_, channels_, classes_);
+  return make_resnet(spec)->costs(image_size, image_size);
+}
+
+HostTensors Models::save() const {
+  HostTensors result;
+  engine_.team->run_one([&](Stream& stream) {
+    for (const auto& [name, model] : models_)
+      copy_weights(stream, model.network->store(), name + ".", result);
+  });
+  return result;
+}
+
+void Models::load(const std::string& name, const SafetensorsFile& weights, const std::string& shown) {
+  engine_.team->run_one([&](Stream& stream) {
+    set_weights(weights, shown, name + ".", stream, (*this)[name].network->store());
+  });
+}
+
+bool belongs(const std::string& name, const std::string& prefix) { return name.starts_with(prefix + "."); }
+
+}  // namespace taper

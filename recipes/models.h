@@ -1,0 +1,75 @@
+#pragma once
+// The networks of a run: what the configuration makes of them, and their tensors for checkpoints and exports.
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "layers/bridge.h"
+#include "layers/network.h"
+#include "layers/resnet.h"
+#include "layers/weights.h"
+#include "recipes/config.h"
+#include "recipes/images.h"
+
+namespace taper {
+
+/// The backend and its workers. The machine decides how many shards run at once; the bits do not depend on
+/// it.
+struct Engine {
+  explicit Engine(const Configuration& configuration);
+  std::unique_ptr<Backend> backend;
+  DType type;  ///< of activations
+  int64_t shards;
+  std::unique_ptr<Team> team;
+};
+
+/// The thin network as configured, for images of `channels` and `classes`.
+ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64_t classes);
+/// The same, widened.
+ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64_t classes);
+
+/// A network of a run and what it has cost so far.
+struct Model {
+  std::unique_ptr<Network> network;
+  std::unique_ptr<BridgedNetwork> bridged;
+  double training_flops = 0;  ///< spent on training it
+  double teacher_flops = 0;   ///< spent on running the wide network beside it
+};
+
+/// What "baseline", "wide" and "thin" are; each is made when its first stage begins or when a checkpoint
+/// holds it.
+class Models {
+ public:
+  Models(const Configuration& configuration, Engine& engine, int64_t channels, int64_t classes)
+      : configuration_(configuration), engine_(engine), channels_(channels), classes_(classes) {}
+
+  bool has(const std::string& name) const { return models_.contains(name); }
+  Model& operator[](const std::string& name);
+  /// Those that exist, in the order baseline, wide, thin.
+  std::vector<std::string> names() const;
+  /// Makes a network with its initial weights (Philox, by the run's seed, the same for baseline and thin).
+  /// `bridged`: thin has the bridges that imitation needs; needs wide.
+  Model& make(const std::string& name, bool bridged);
+  /// Replaces the bridged thin network by the merged one.
+  void merge();
+  /// What a network costs as deployed, bridges merged: stem, blocks, head. It need not exist.
+  std::vector<Cost> costs(const std::string& name, int64_t image_size) const;
+
+  /// Every network's tensors, each named "<network>.<tensor>".
+  HostTensors save() const;
+  /// Sets a network that was made from a checkpoint's weights; `shown` names the checkpoint in errors.
+  void load(const std::string& name, const SafetensorsFile& weights, const std::string& shown);
+
+ private:
+  const Configuration& configuration_;
+  Engine& engine_;
+  int64_t channels_, classes_;
+  std::map<std::string, Model> models_;
+};
+
+/// Whether `name` ("layer1.0.conv1.weight") belongs to the part `prefix` ("layer1.0").
+bool belongs(const std::string& name, const std::string& prefix);
+
+}  // namespace taper
