@@ -101,18 +101,11 @@ void add_loops(int threads, int64_t count, DType type, const void* a, const void
   });
 }
 
-void lerp_loops(int threads, int64_t count, double weight, const float* x, float* y) {
-  // From the nearer end: exact at both ends, and y = x stays as it is, which (1 - w) y + w x in floats is
-  // not.
-  const float toward = static_cast<float>(weight < 0.5 ? weight : 1 - weight);
-  const bool from_y = weight < 0.5;
+void axpby_loops(int threads, int64_t count, double alpha, const float* x, double beta, float* y) {
+  const auto a = static_cast<float>(alpha), b = static_cast<float>(beta);
   map_parts(
-      threads, count, y,
-      [=](V p, V q) HWY_ATTR {
-        const V start = from_y ? p : q, end = from_y ? q : p;
-        return hn::MulAdd(splat(toward), hn::Sub(end, start), start);
-      },
-      static_cast<const float*>(y), x);
+      threads, count, y, [=](V p, V q) HWY_ATTR { return hn::MulAdd(splat(a), p, hn::Mul(splat(b), q)); }, x,
+      static_cast<const float*>(y));
 }
 
 void round_loops(int threads, int64_t count, const float* from, bf16* to) {
@@ -168,7 +161,7 @@ namespace {
 HWY_EXPORT(activate_loops);
 HWY_EXPORT(activate_backward_loops);
 HWY_EXPORT(add_loops);
-HWY_EXPORT(lerp_loops);
+HWY_EXPORT(axpby_loops);
 HWY_EXPORT(round_loops);
 HWY_EXPORT(widen_loops);
 HWY_EXPORT(dropout_loops);
@@ -206,10 +199,11 @@ void CpuBackend::add(Stream& stream, int64_t count, DType type, const void* a, c
   HWY_DYNAMIC_DISPATCH(add_loops)(cpu_stream(stream).threads(), count, type, a, b, y);
 }
 
-void CpuBackend::lerp(Stream& stream, int64_t count, DType type, double weight, const void* x, void* y) {
-  TAPER_CHECK(type == DType::f32, "lerp of {}", taper::name(type));
-  HWY_DYNAMIC_DISPATCH(lerp_loops)
-  (cpu_stream(stream).threads(), count, weight, static_cast<const float*>(x), static_cast<float*>(y));
+void CpuBackend::axpby(Stream& stream, int64_t count, DType type, double alpha, const void* x, double beta,
+                       void* y) {
+  TAPER_CHECK(type == DType::f32, "axpby of {}", taper::name(type));
+  HWY_DYNAMIC_DISPATCH(axpby_loops)
+  (cpu_stream(stream).threads(), count, alpha, static_cast<const float*>(x), beta, static_cast<float*>(y));
 }
 
 void CpuBackend::cast(Stream& stream, int64_t count, DType from_type, const void* from, DType to_type,
