@@ -46,13 +46,14 @@ part_sanitize() {
 part_fuzz() {
   build fuzz build-fuzz
   local target seconds=${FUZZ_SECONDS:-10}
-  for target in build-fuzz/*_fuzz; do
-    local name corpus
+  for target in build-fuzz/fuzz_*; do
+    local name corpora
     name=$(basename "$target")
-    corpus=.cache/fuzz/$name
-    mkdir -p "$corpus"
+    corpora=(".cache/fuzz/$name")
+    mkdir -p "${corpora[0]}"
+    if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
     echo "$name, $seconds s"
-    "$target" "$corpus" "tests/fuzz/seeds/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    "$target" "${corpora[@]}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
       -print_final_stats=1 -verbosity=0
   done
 }

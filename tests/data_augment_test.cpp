@@ -55,7 +55,7 @@ TEST(CenterCrop, HasTorchvisionsBytes) {
     augmentation.resize = c["resize"];
     augmentation.image_size = c["size"];
     const auto bytes = transform(augmentation, golden_image(c["input"], c["in_height"], c["in_width"], 3));
-    const auto wanted = read_file(golden(expected));
+    const auto wanted = read_golden(expected);
     EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), wanted.begin(), wanted.end()));
   }
 }
@@ -203,7 +203,7 @@ TEST(Augmenter, ResizesWhenTheSizeDiffers) {
   Augmentation augmentation;
   augmentation.image_size = 16;
   const auto bytes = transform(augmentation, golden_image("scene3.raw", 37, 53, 3));
-  const auto wanted = read_file(golden("resize3_16x16.raw"));
+  const auto wanted = read_golden("resize3_16x16.raw");
   EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), wanted.begin(), wanted.end()));
 }
 
@@ -217,10 +217,7 @@ TEST(Augmenter, RefusesSettingsThatMakeNoSense) {
   EXPECT_EQ(error([](auto&) {}), "");
   EXPECT_THAT(error([](auto& a) { a.crop = "centre"; }), HasSubstr("crop = \"centre\" is not known"));
   EXPECT_THAT(error([](auto& a) { a.image_size = 0; }), HasSubstr("image_size = 0"));
-  EXPECT_THAT(error([](auto& a) { a.crop = "pad"; }), HasSubstr("padding = 0 with crop = \"pad\""));
   EXPECT_THAT(error([](auto& a) { a.crop = "center"; }), HasSubstr("resize = 0 with crop = \"center\""));
-  EXPECT_THAT(error([](auto& a) { a.padding = 4; }), HasSubstr("padding = 4 has no effect"));
-  EXPECT_THAT(error([](auto& a) { a.resize = 4; }), HasSubstr("resize = 4 has no effect"));
   EXPECT_THAT(error([](auto& a) { a.mean = {0.5f}; }), HasSubstr("mean has 1 values, but the images have 3"));
   EXPECT_THAT(error([](auto& a) { a.std = {0.5f, 0.0f, 0.5f}; }), HasSubstr("std = 0 is not positive"));
 }

@@ -227,7 +227,7 @@ TEST(Cifar, TakesTheFineLabelOfCifar100) {
 
 TEST(Cifar, NamesWhatIsWrong) {
   const TemporaryFolder folder;
-  EXPECT_THAT(open_error("cifar100", folder.path()), HasSubstr("train.bin: there is no such file"));
+  EXPECT_THAT(open_error("cifar100", folder.path()), HasSubstr("cannot read " + folder.path() + "/train.bin: "));
   folder.write("train.bin", {});
   EXPECT_THAT(open_error("cifar100", folder.path()), HasSubstr("has 0 bytes"));
   Raw record = cifar_record({0, 1}, 1);
@@ -241,7 +241,7 @@ TEST(Cifar, NamesWhatIsWrong) {
 
 TEST(Folder, ReadsClassesInByteOrder) {
   const TemporaryFolder folder;
-  const Raw jpeg = read_file(golden("420.jpg")), png = read_file(golden("rgb8.png"));
+  const Raw jpeg = read_golden("420.jpg"), png = read_golden("rgb8.png");
   folder.write("train/b/2.JPEG", jpeg);
   folder.write("train/b/10.png", png);
   folder.write("train/b/notes.txt", {'x'});
@@ -261,7 +261,7 @@ TEST(Folder, ReadsClassesInByteOrder) {
   EXPECT_THAT(names,
               ElementsAre("/train/Z/1.jpeg", "/train/a10/deep/x.jpg", "/train/b/10.png", "/train/b/2.JPEG"));
   EXPECT_THAT(labels, ElementsAre(0, 1, 2, 2));
-  EXPECT_TRUE(image.pixels == read_file(golden("420.jpg.raw")));
+  EXPECT_TRUE(image.pixels == read_golden("420.jpg.raw"));
   EXPECT_EQ(open_dataset({"folder", folder.path()}, Split::test)->size(), 3);
   const auto grey = open_dataset({"folder", folder.path(), 0, 1}, Split::test);
   grey->read(0, image, labels[0]);
@@ -270,7 +270,7 @@ TEST(Folder, ReadsClassesInByteOrder) {
 
 TEST(Folder, NamesWhatIsWrong) {
   const TemporaryFolder folder;
-  const Raw png = read_file(golden("rgb8.png"));
+  const Raw png = read_golden("rgb8.png");
   EXPECT_THAT(open_error("folder", folder.path()), HasSubstr("/train: there is no such folder"));
   folder.write("train/readme.txt", {'x'});
   EXPECT_THAT(open_error("folder", folder.path()), HasSubstr("/train: holds no class folders"));
@@ -293,7 +293,7 @@ TEST(Folder, NamesWhatIsWrong) {
   EXPECT_THAT(user_error([&] { train->read(0, image, label); }),
               HasSubstr("/train/cat/1.png: cannot be decoded"));
   std::filesystem::remove(folder.path() + "/train/cat/1.png");
-  EXPECT_THAT(user_error([&] { train->read(0, image, label); }), HasSubstr("there is no such file"));
+  EXPECT_THAT(user_error([&] { train->read(0, image, label); }), HasSubstr("cannot read " + train->name(0)));
 }
 
 TEST(Dataset, RefusesUnknownSettings) {

@@ -18,7 +18,7 @@ std::string decode_error(const std::vector<uint8_t>& bytes) {
 
 /// Replaces the size in a PNG's header and its checksum.
 std::vector<uint8_t> png_claiming(uint32_t width, uint32_t height) {
-  auto bytes = read_file(golden("rgb8.png"));
+  auto bytes = read_golden("rgb8.png");
   const auto put = [&](size_t at, uint32_t value) {
     for (int i = 0; i < 4; ++i) bytes[at + i] = static_cast<uint8_t>(value >> (24 - 8 * i));
   };
@@ -34,7 +34,7 @@ std::vector<uint8_t> png_claiming(uint32_t width, uint32_t height) {
 }
 
 std::vector<uint8_t> jpeg_claiming(uint16_t width, uint16_t height) {
-  auto bytes = read_file(golden("420.jpg"));
+  auto bytes = read_golden("420.jpg");
   const std::array<uint8_t, 2> kFrame{0xff, 0xc0};
   const auto at = std::search(bytes.begin(), bytes.end(), kFrame.begin(), kFrame.end());
   at[5] = static_cast<uint8_t>(height >> 8), at[6] = static_cast<uint8_t>(height);
@@ -48,11 +48,11 @@ TEST(Decode, HasPillowsBytes) {
   for (const auto& c : cases) {
     const std::string file = c["file"];
     SCOPED_TRACE(file);
-    const Image image = decode_image(read_file(golden(file)), file);
+    const Image image = decode_image(read_golden(file), file);
     EXPECT_EQ(image.height, c["height"].get<int64_t>());
     EXPECT_EQ(image.width, c["width"].get<int64_t>());
     EXPECT_EQ(image.channels, 3);
-    EXPECT_TRUE(image.pixels == read_file(golden(c["expected"])));
+    EXPECT_TRUE(image.pixels == read_golden(c["expected"]));
   }
 }
 
@@ -61,7 +61,7 @@ TEST(Decode, GreyIsPillowsLuma) {
     const Image color = golden_image(c["input"], c["height"], c["width"], 3);
     const Image grey = convert_channels(color, 1);
     EXPECT_EQ(grey.channels, 1);
-    EXPECT_TRUE(grey.pixels == read_file(golden(c["expected"])));
+    EXPECT_TRUE(grey.pixels == read_golden(c["expected"]));
     EXPECT_TRUE(convert_channels(convert_channels(grey, 3), 1).pixels == grey.pixels);
   }
 }
@@ -69,7 +69,7 @@ TEST(Decode, GreyIsPillowsLuma) {
 TEST(Decode, RefusesEveryTruncation) {
   for (const char* name :
        {"420.jpg", "progressive.jpg", "cmyk.jpg", "rgb16.png", "palette4_interlaced.png"}) {
-    const auto whole = read_file(golden(name));
+    const auto whole = read_golden(name);
     for (size_t size = 0; size < whole.size(); ++size) {
       const std::vector<uint8_t> part(whole.begin(), whole.begin() + static_cast<int64_t>(size));
       ASSERT_THAT(decode_error(part), AllOf(HasSubstr("some/file: "), HasSubstr("; ")))
@@ -81,10 +81,10 @@ TEST(Decode, RefusesEveryTruncation) {
 TEST(Decode, NamesWhatIsWrong) {
   EXPECT_THAT(decode_error({}), HasSubstr("some/file: is an empty file"));
   EXPECT_THAT(decode_error({'G', 'I', 'F', '8', '9', 'a'}), HasSubstr("neither a JPEG nor a PNG"));
-  auto jpeg = read_file(golden("420.jpg"));
+  auto jpeg = read_golden("420.jpg");
   jpeg.resize(jpeg.size() * 3 / 4);
   EXPECT_THAT(decode_error(jpeg), HasSubstr("the JPEG image is truncated after"));
-  auto png = read_file(golden("rgb8.png"));
+  auto png = read_golden("rgb8.png");
   png[png.size() - 20] ^= 1;  // inside the compressed pixels: the checksum no longer fits
   EXPECT_THAT(decode_error(png), HasSubstr("cannot be decoded ("));
 }
@@ -101,7 +101,7 @@ TEST(Decode, RefusesBombsBeforeAllocating) {
   EXPECT_THAT(decode_error(png_claiming(60000, 60000)), HasSubstr(expected));
   EXPECT_THAT(decode_error(jpeg_claiming(60000, 60000)), HasSubstr(expected));
   EXPECT_THAT(decode_error(png_claiming(0x7fffffff, 0x7fffffff)), HasSubstr("are refused"));
-  const auto small = read_file(golden("rgb8.png"));  // 11 x 13
+  const auto small = read_golden("rgb8.png");  // 11 x 13
   EXPECT_EQ(user_error([&] { decode_image(small, "f", 143); }), "");
   EXPECT_THAT(user_error([&] { decode_image(small, "f", 142); }), HasSubstr("more than 142 are refused"));
 }

@@ -10,9 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "recipes/data/file.h"
+#include "recipes/data/gzip.h"
 #include "recipes/data/image.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace taper {
 
@@ -25,8 +26,15 @@ inline nlohmann::json golden_cases(const std::string& kind) {
   return nlohmann::json::parse(file).at(kind);
 }
 
+/// The bytes of a golden file.
+inline std::vector<uint8_t> read_golden(const std::string& name) {
+  const auto bytes = read_file(golden(name));
+  const Bytes values = numbers(bytes);
+  return {values.begin(), values.end()};
+}
+
 inline Image golden_image(const std::string& name, int64_t height, int64_t width, int channels) {
-  Image image{height, width, channels, read_file(golden(name))};
+  Image image{height, width, channels, read_golden(name)};
   EXPECT_EQ(image.pixels.size(), static_cast<size_t>(height * width * channels)) << name;
   return image;
 }

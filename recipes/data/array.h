@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "recipes/data/dataset.h"
-#include "recipes/data/file.h"
+#include "recipes/data/gzip.h"
 
 namespace taper {
 

@@ -29,17 +29,11 @@ void check(const Augmentation& a, int channels) {
   }
   constexpr int64_t kMostPixels = 1 << 15;
   for (const auto& [name, value, least] : {std::tuple{"image_size", a.image_size, 1},
-                                           {"padding", a.padding, a.crop == "pad" ? 1 : 0},
+                                           {"padding", a.padding, 0},
                                            {"resize", a.resize, a.crop == "center" ? 1 : 0}})
     if (value < least || value > kMostPixels)
       throw UserError("{} = {} with crop = \"{}\"; use a number from {} to {}", name, value, a.crop, least,
                       kMostPixels);
-  if (a.crop != "pad" && a.padding != 0)
-    throw UserError("padding = {} has no effect with crop = \"{}\"; use crop = \"pad\" or remove it",
-                    a.padding, a.crop);
-  if (a.crop != "center" && a.resize != 0)
-    throw UserError("resize = {} has no effect with crop = \"{}\"; use crop = \"center\" or remove it",
-                    a.resize, a.crop);
   for (const auto& [name, values] : {std::pair{"mean", a.mean}, {"std", a.std}})
     if (!values.empty() && static_cast<int>(values.size()) != channels)
       throw UserError("{} has {} values, but the images have {} channel{}; give one for each", name,

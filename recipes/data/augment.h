@@ -16,11 +16,11 @@ struct Augmentation {
   /// a random crop back to image_size. "random_resized": torchvision's RandomResizedCrop (scale 0.08 to 1,
   /// aspect ratio 3/4 to 4/3). "center": resize the shorter side to `resize`, then crop the center.
   std::string crop = "none";
-  int64_t padding = 0;
+  int64_t padding = 0;  // for "pad" only
   /// Mirror every other image, by chance.
   bool flip = false;
   int64_t image_size = 0;
-  int64_t resize = 0;
+  int64_t resize = 0;  // for "center" only
   /// Per channel, of values in [0, 1]; empty: 0 and 1.
   std::vector<float> mean, std;
 };

@@ -3,6 +3,7 @@
 
 #include "recipes/data/array.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace taper {
 namespace {
@@ -17,7 +18,7 @@ std::vector<std::string> read_names(const std::string& file, int classes) {
     return names;
   }
   const auto bytes = read_file(file);
-  std::istringstream lines(std::string(bytes.begin(), bytes.end()));
+  std::istringstream lines(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   for (std::string line; std::getline(lines, line);)
     if (!line.empty()) names.push_back(line);
   if (static_cast<int>(names.size()) != classes) {
@@ -72,7 +73,7 @@ std::unique_ptr<Dataset> open_cifar(const std::string& folder, int classes, Spli
   for (const std::string& name : files) {
     index.files.push_back((path / name).string());
     index.starts.push_back(static_cast<int64_t>(images.labels.size()));
-    append_cifar(read_file(index.files.back()), small ? 1 : 2, classes, index.files.back(), images);
+    append_cifar(numbers(read_file(index.files.back())), small ? 1 : 2, classes, index.files.back(), images);
   }
   auto names = read_names((path / (small ? "batches.meta.txt" : "fine_label_names.txt")).string(), classes);
   return array_dataset(std::move(images), std::move(names), std::move(index), channels);

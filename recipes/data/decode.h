@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "recipes/data/file.h"
+#include "recipes/data/gzip.h"
 #include "recipes/data/image.h"
 
 namespace taper {

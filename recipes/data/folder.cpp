@@ -7,6 +7,7 @@
 
 #include "recipes/data/decode.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace taper {
 namespace {
@@ -76,7 +77,7 @@ class FolderDataset : public Dataset {
   const std::vector<std::string>& classes() const override { return classes_; }
   void read(int64_t index, Image& image, int32_t& label) const override {
     const std::string file = name(index);
-    image = convert_channels(decode_image(read_file(file), file), channels_);
+    image = convert_channels(decode_image(numbers(read_file(file)), file), channels_);
     label = samples_[index].first;
   }
   std::string name(int64_t index) const override {

@@ -4,6 +4,7 @@
 
 #include "recipes/data/array.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace taper {
 namespace {
@@ -59,7 +60,7 @@ std::string find_file(const std::string& folder, const std::string& name) {
       plain, name);
 }
 
-IdxArray load(const std::string& file, int rank) { return parse_idx(read_file(file), rank, file); }
+IdxArray load(const std::string& file, int rank) { return parse_idx(numbers(read_file(file)), rank, file); }
 
 /// The number of classes: one more than the largest training label, each of which must occur, so that a stray
 /// label is noticed.

@@ -1,6 +1,7 @@
 #pragma once
-// Whole files and gzip streams as bytes, with errors that name the file.
+// File contents as bytes, and gzip streams.
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -10,8 +11,10 @@ namespace taper {
 
 using Bytes = std::span<const uint8_t>;
 
-/// The bytes of a file. Throws UserError when it is missing, not a regular file, or unreadable.
-std::vector<uint8_t> read_file(const std::string& path);
+/// The same bytes, as the decoders take them.
+inline Bytes numbers(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+}
 
 /// Whether the bytes begin as a gzip stream does.
 bool is_gzip(Bytes bytes);

@@ -1,37 +1,14 @@
-#include "recipes/data/file.h"
+#include "recipes/data/gzip.h"
 
 #include <zlib.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <limits>
 #include <memory>
-#include <system_error>
 
 #include "runtime/error.h"
 
 namespace taper {
-
-std::vector<uint8_t> read_file(const std::string& path) {
-  std::error_code code;
-  const auto status = std::filesystem::status(path, code);
-  if (!std::filesystem::exists(status))
-    throw UserError("{}: there is no such file; check the path in the data configuration", path);
-  if (!std::filesystem::is_regular_file(status))
-    throw UserError("{}: is not a regular file; check the path in the data configuration", path);
-  const uintmax_t size = std::filesystem::file_size(path, code);
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (code || !file)
-    throw UserError("{}: cannot be opened ({}); make it readable for this user", path,
-                    code ? code.message() : std::generic_category().message(errno));
-  std::vector<uint8_t> bytes(size);
-  if (std::fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size())
-    throw UserError("{}: only part of its {} bytes could be read; copy the file again", path, size);
-  return bytes;
-}
 
 bool is_gzip(Bytes bytes) { return bytes.size() >= 2 && bytes[0] == 0x1f && bytes[1] == 0x8b; }
 
