@@ -140,10 +140,10 @@ struct Normal {
   V distribution, density;
 };
 
-/// Phi to a few ulp down to the subnormal numbers, in the left tail too, where (1 + erf) / 2 loses all
-/// digits. Own fits at Chebyshev nodes: |x| < 1.5: (Phi(x) - 1/2) / x in x^2, error 3e-9; beyond:
-/// Phi(-a) e^(a^2 / 2) / t in t = 1 / (a + 2), relative error 2e-8 up to a = 14, where e^(-a^2 / 2) is
-/// about to leave the range of floats.
+/// Phi and phi to a few ulp, plus x^2 / 4 ulp of the exponential, down to the subnormal numbers, in the left
+/// tail too, where (1 + erf) / 2 loses all digits. Own fits at Chebyshev nodes: |x| < 1.5: (Phi(x) - 1/2) / x
+/// in x^2, error 3e-9; beyond: Phi(-a) e^(a^2 / 2) / t in t = 1 / (a + 2), relative error 2e-8 up to a = 14,
+/// where e^(-a^2 / 2) is about to leave the range of floats.
 HWY_MAYBE_UNUSED HWY_INLINE Normal normal(V x) {
   const V a = hn::Abs(x);
   const V square = hn::Mul(x, x);
