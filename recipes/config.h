@@ -145,6 +145,9 @@ Configuration parse_configuration(std::string_view text, std::string_view file,
 /// that gives the same text.
 std::string write_configuration(const Configuration& configuration);
 
+/// The first key on which two configurations differ, as "wide.epochs is 2 there and 3 here"; empty if none.
+std::string first_difference(const Configuration& there, const Configuration& here);
+
 /// docs/configuration.md: every key with its type, default, limits and meaning.
 std::string configuration_reference();
 

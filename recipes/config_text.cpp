@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <sstream>
+
 #include "recipes/config_fields.h"
 #include "runtime/error.h"
 
@@ -74,6 +76,19 @@ std::string write_configuration(const Configuration& configuration) {
   std::string out;
   write(describe(copy), "", out);
   return out;
+}
+
+std::string first_difference(const Configuration& there, const Configuration& here) {
+  std::istringstream a(write_configuration(there)), b(write_configuration(here));
+  std::string section, line_a, line_b;
+  while (std::getline(a, line_a) && std::getline(b, line_b)) {
+    if (line_a.starts_with('[')) section = line_a.substr(1, line_a.size() - 2) + ".";
+    if (line_a == line_b) continue;
+    const size_t equals = line_a.find(" = ");
+    return fmt::format("{}{} is {} there and {} here", section, line_a.substr(0, equals),
+                       line_a.substr(equals + 3), line_b.substr(equals + 3));
+  }
+  return "";
 }
 
 std::string configuration_reference() {

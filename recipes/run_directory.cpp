@@ -1,7 +1,5 @@
 // Which run a directory holds.
 
-#include <sstream>
-
 #include "recipes/run_log.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
@@ -18,20 +16,6 @@ bool holds_nothing(const fs::path& directory) {
   for (const auto& entry : fs::directory_iterator(directory))
     if (!entry.path().filename().string().starts_with('.')) return false;
   return true;
-}
-
-/// The first key on which two resolved configurations differ: "wide.epochs is 2 there and 3 here".
-std::string first_difference(const Configuration& there, const Configuration& here) {
-  std::istringstream a(write_configuration(there)), b(write_configuration(here));
-  std::string section, line_a, line_b;
-  while (std::getline(a, line_a) && std::getline(b, line_b)) {
-    if (line_a.starts_with('[')) section = line_a.substr(1, line_a.size() - 2) + ".";
-    if (line_a == line_b) continue;
-    const size_t equals = line_a.find(" = ");
-    return fmt::format("{}{} is {} there and {} here", section, line_a.substr(0, equals),
-                       line_a.substr(equals + 3), line_b.substr(equals + 3));
-  }
-  return "";
 }
 
 }  // namespace
