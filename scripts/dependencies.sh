@@ -18,8 +18,9 @@ declare -A groups=(
            libfmt-dev nlohmann-json3-dev libxxhash-dev libturbojpeg0-dev libpng-dev zlib1g-dev libeigen3-dev
            ocl-icd-opencl-dev"
   [demo]="dataset-fashion-mnist"
-  [test]="libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-tidy-16 clang-format chromium
-          fonts-dejavu-core python3-venv python3-numpy python3-torch python3-torchvision dataset-fashion-mnist"
+  [test]="libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev libomp-16-dev clang-tidy-16
+          clang-format chromium fonts-dejavu-core python3-venv python3-numpy python3-torch python3-torchvision
+          dataset-fashion-mnist"
   [peers]="g++ libbenchmark-dev python3-venv python3-dev"
 )
 

@@ -3,11 +3,20 @@
 # Installs what is missing, builds, and runs every test. Parts can be run alone:
 #   scripts/test.sh                    all parts, then a summary with the time of each
 #   scripts/test.sh format unit        only these
-# Parts: format unit tidy sanitize fuzz
+# Parts:
+#   format    clang-format would change nothing
+#   unit      the optimised build, all tests
+#   tidy      clang-tidy finds nothing
+#   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
+#   fuzz      every fuzz target for ten seconds
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 all_parts=(format unit tidy sanitize fuzz)
+if [ "${1:-}" = --help ]; then
+  sed -n '3,/^set/{s/^# //p}' "$0"
+  exit 0
+fi
 jobs=$(nproc)
 
 sources() { git ls-files --cached --others --exclude-standard '*.cpp' '*.h'; }
@@ -42,18 +51,17 @@ part_sanitize() {
   ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow
 }
 
-# Every fuzz target for a few seconds, from its seed inputs.
+# Every fuzz target for ten seconds, from its seed inputs.
 part_fuzz() {
   build fuzz build-fuzz
-  local target seconds=${FUZZ_SECONDS:-10}
+  local target name corpora
   for target in build-fuzz/fuzz_*; do
-    local name corpora
     name=$(basename "$target")
     corpora=(".cache/fuzz/$name")
     mkdir -p "${corpora[0]}"
     if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
-    echo "$name, $seconds s"
-    "$target" "${corpora[@]}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    echo "$name"
+    "$target" "${corpora[@]}" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 \
       -print_final_stats=1 -verbosity=0
   done
 }
