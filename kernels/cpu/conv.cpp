@@ -39,13 +39,12 @@ struct Descriptors {
 constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 
 // Bits of `fused` for the forward pass.
-constexpr int64_t kBias = 1, kAdd = 2, kRelu = 4;
+constexpr int64_t kBias = 1, kAdd = 2;
 
 dnnl::convolution_forward::primitive_desc forward_descriptor(OneDnn& dnn, const Descriptors& d,
                                                              const memory::desc& filter, int64_t fused) {
   dnnl::post_ops post;
   if (fused & kAdd) post.append_sum(1);
-  if (fused & kRelu) post.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
   dnnl::primitive_attr attributes = user_scratchpad();
   attributes.set_post_ops(post);
   dnnl::convolution_forward::desc desc(dnnl::prop_kind::forward_inference, kDirect, d.x, filter,
@@ -54,12 +53,19 @@ dnnl::convolution_forward::primitive_desc forward_descriptor(OneDnn& dnn, const 
   return {desc, attributes, dnn.engine};
 }
 
-// The plain convolution, which decides the filter's layout, or one with fused parts, which takes the layout.
-Primitive& forward_primitive(OneDnn& dnn, const ConvShape& s, DType type, int64_t fused) {
-  return dnn.primitive(key_of(kForward, s, type, fused), "convolution", [&] {
-    Descriptors d(s, onednn_type(type));
-    memory::desc filter = d.filter;
-    if (fused != 0) filter = forward_primitive(dnn, s, type, 0).arguments.at(DNNL_ARG_WEIGHTS).get_desc();
+// The convolution of `images` of the shape's images. The plain one of all images decides the filter's layout;
+// others take that layout.
+Primitive& forward_primitive(OneDnn& dnn, const ConvShape& s, DType type, int64_t images, int64_t fused) {
+  PrimitiveKey key = key_of(kForward, s, type, fused);
+  key.back() = images;
+  return dnn.primitive(key, "convolution", [&] {
+    ConvShape part = s;
+    part.n = images;
+    Descriptors d(part, onednn_type(type));
+    bool decides = images == s.n && fused == 0;
+    memory::desc filter =
+        decides ? d.filter
+                : forward_primitive(dnn, s, type, s.n, 0).arguments.at(DNNL_ARG_WEIGHTS).get_desc();
     auto descriptor = forward_descriptor(dnn, d, filter, fused);
     return dnn.assemble(descriptor, dnnl::convolution_forward(descriptor),
                         {{DNNL_ARG_SRC, descriptor.src_desc()},
@@ -105,8 +111,8 @@ Primitive& backward_filter_primitive(OneDnn& dnn, const ConvShape& s, DType type
 }
 
 memory::desc packed_desc(OneDnn& dnn, const ConvShape& s, DType type, ConvPass pass) {
-  Primitive& primitive =
-      pass == ConvPass::forward ? forward_primitive(dnn, s, type, 0) : backward_data_primitive(dnn, s, type);
+  Primitive& primitive = pass == ConvPass::forward ? forward_primitive(dnn, s, type, s.n, 0)
+                                                   : backward_data_primitive(dnn, s, type);
   return primitive.arguments.at(DNNL_ARG_WEIGHTS).get_desc();
 }
 
@@ -118,6 +124,14 @@ Primitive make_reorder(OneDnn& dnn, const memory::desc& from, const memory::desc
   attributes.set_post_ops(post);
   dnnl::reorder::primitive_desc descriptor(dnn.engine, from, dnn.engine, to, attributes);
   return dnn.assemble(descriptor, dnnl::reorder(descriptor), {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+}
+
+// How many images at once: their outputs stay in the second-level cache, and the count divides n.
+int64_t cached_images(int64_t n, int64_t bytes_of_one) {
+  constexpr int64_t kCache = 512 * 1024;
+  int64_t images = std::clamp<int64_t>(kCache / bytes_of_one, 1, n);
+  while (n % images != 0) --images;
+  return images;
 }
 
 }  // namespace
@@ -156,19 +170,27 @@ void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type
   check(shape);
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
-  int64_t fused = (epilogue.bias ? kBias : 0) | (epilogue.add ? kAdd : 0) | (epilogue.relu ? kRelu : 0);
-  Primitive& primitive = forward_primitive(dnn, shape, type, fused);
-  // oneDNN adds what lies in y already.
-  if (epilogue.add != nullptr && epilogue.add != y)
-    cpu.copy(y, epilogue.add, shape.n * shape.out_h() * shape.out_w() * shape.k * size_of(type));
+  int64_t x_image = shape.h * shape.w * shape.c * size_of(type);
+  int64_t y_count = shape.out_h() * shape.out_w() * shape.k, y_image = y_count * size_of(type);
+  // oneDNN adds to what lies in y already, and its relu turns NaN into 0: both are passes of our own beside
+  // the convolution, made on as many images as stay in the cache.
+  bool copies = epilogue.add != nullptr && epilogue.add != y;
+  int64_t images = copies || epilogue.relu ? cached_images(shape.n, y_image) : shape.n;
+  int64_t fused = (epilogue.bias ? kBias : 0) | (epilogue.add ? kAdd : 0);
+  Primitive& primitive = forward_primitive(dnn, shape, type, images, fused);
   void* scratch = cpu.scratch(primitive.scratch_bytes);
-  if (epilogue.bias != nullptr)
-    dnn.run(
-        primitive,
-        {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_BIAS, epilogue.bias}, {DNNL_ARG_DST, y}},
-        scratch);
-  else
-    dnn.run(primitive, {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, y}}, scratch);
+  for (int64_t i = 0; i < shape.n; i += images) {
+    const void* x_part = static_cast<const char*>(x) + i * x_image;
+    void* y_part = static_cast<char*>(y) + i * y_image;
+    if (copies) cpu.copy(y_part, static_cast<const char*>(epilogue.add) + i * y_image, images * y_image);
+    dnn.run(primitive,
+            {{DNNL_ARG_SRC, x_part},
+             {DNNL_ARG_WEIGHTS, packed},
+             {DNNL_ARG_BIAS, epilogue.bias},
+             {DNNL_ARG_DST, y_part}},
+            scratch);
+    if (epilogue.relu) activate(stream, Activation::relu, images * y_count, type, y_part, y_part);
+  }
 }
 
 void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DType type, const void* dy,

@@ -9,9 +9,17 @@ namespace {
 using dnnl::memory;
 
 // Which parts of the epilogue oneDNN runs itself.
-constexpr int64_t kBias = 1, kScale = 2, kAccumulate = 4, kGelu = 8, kGeluTanh = 16;
+constexpr int64_t kBias = 1, kScale = 2, kAccumulate = 4, kGelu = 8, kGeluTanh = 16, kResidual = 32;
 
 constexpr int64_t kMatmul = 100;  // apart from the convolutions' numbers in a PrimitiveKey
+
+// Arguments of post-operations are named by their place: a bias after a scale is the second.
+constexpr int kScaledBias = DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1;
+int residual_argument(int64_t fused) {
+  int before = (fused & kScale ? 1 : 0) + (fused & kScale && fused & kBias ? 1 : 0) +
+               (fused & (kGelu | kGeluTanh) ? 1 : 0);
+  return DNNL_ARG_ATTR_MULTIPLE_POST_OP(before) | DNNL_ARG_SRC_1;
+}
 
 // Whether a single matrix serves the whole batch.
 bool shared(int64_t stride) { return stride == 0; }
@@ -38,19 +46,19 @@ Primitive make_matmul(OneDnn& dnn, const MatmulShape& s, memory::data_type type,
   if (fused & kAccumulate) post.append_sum(1);
   if (fused & kGelu) post.append_eltwise(1, dnnl::algorithm::eltwise_gelu_erf, 0, 0);
   if (fused & kGeluTanh) post.append_eltwise(1, dnnl::algorithm::eltwise_gelu_tanh, 0, 0);
+  if (fused & kResidual) post.append_binary(dnnl::algorithm::binary_add, out);
   dnnl::primitive_attr attributes = user_scratchpad();
   attributes.set_post_ops(post);
   bool own_bias = fused & kBias && !bias_after_scale;
   auto desc = own_bias ? dnnl::matmul::desc(a, b, bias, out) : dnnl::matmul::desc(a, b, out);
   dnnl::matmul::primitive_desc descriptor(desc, attributes, dnn.engine);
-  Primitive result = dnn.assemble(
-      descriptor, dnnl::matmul(descriptor),
-      {{DNNL_ARG_SRC, a},
-       {DNNL_ARG_WEIGHTS, b},
-       {DNNL_ARG_BIAS, own_bias ? bias : memory::desc()},
-       {DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1, bias_after_scale ? bias : memory::desc()},
-       {DNNL_ARG_DST, out}});
-  return result;
+  return dnn.assemble(descriptor, dnnl::matmul(descriptor),
+                      {{DNNL_ARG_SRC, a},
+                       {DNNL_ARG_WEIGHTS, b},
+                       {DNNL_ARG_BIAS, own_bias ? bias : memory::desc()},
+                       {kScaledBias, bias_after_scale ? bias : memory::desc()},
+                       {residual_argument(fused), fused & kResidual ? out : memory::desc()},
+                       {DNNL_ARG_DST, out}});
 }
 
 }  // namespace
@@ -88,6 +96,7 @@ void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, co
   void* target = separate ? epilogue.pre_activation : out;
   int64_t fused = (epilogue.bias ? kBias : 0) | (epilogue.scale != 1 ? kScale : 0) |
                   (epilogue.accumulate ? kAccumulate : 0);
+  if (!separate && epilogue.residual != nullptr) fused |= kResidual;
   if (!separate && epilogue.activation == Activation::gelu) fused |= kGelu;
   if (!separate && epilogue.activation == Activation::gelu_tanh) fused |= kGeluTanh;
   PrimitiveKey key{kMatmul,
@@ -107,23 +116,20 @@ void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, co
   Primitive& primitive = dnn.primitive(key, "matrix product", [&] {
     return make_matmul(dnn, shape, onednn_type(type), onednn_type(out_type), fused, epilogue.scale);
   });
-  void* scratch = cpu.scratch(primitive.scratch_bytes);
-  if (fused & kBias) {
-    int argument = fused & kScale ? DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1 : DNNL_ARG_BIAS;
-    dnn.run(primitive,
-            {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {argument, epilogue.bias}, {DNNL_ARG_DST, target}},
-            scratch);
-  } else {
-    dnn.run(primitive, {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, target}}, scratch);
-  }
-  int64_t each = shape.m * shape.n;
-  int64_t step = shape.batch == 1 ? each : shape.stride_out;
-  if (!separate && epilogue.residual == nullptr) return;
+  dnn.run(primitive,
+          {{DNNL_ARG_SRC, a},
+           {DNNL_ARG_WEIGHTS, b},
+           {fused & kScale ? kScaledBias : DNNL_ARG_BIAS, epilogue.bias},
+           {residual_argument(fused), fused & kResidual ? epilogue.residual : nullptr},
+           {DNNL_ARG_DST, target}},
+          cpu.scratch(primitive.scratch_bytes));
+  if (!separate) return;
+  int64_t count = shape.m * shape.n, step = shape.batch == 1 ? count : shape.stride_out;
   for (int64_t i = 0; i < shape.batch; ++i) {
     auto at = [&](const void* base) { return static_cast<const char*>(base) + i * step * size_of(out_type); };
     void* y = const_cast<char*>(at(out));
-    if (separate) activate(stream, epilogue.activation, each, out_type, at(epilogue.pre_activation), y);
-    if (epilogue.residual != nullptr) add(stream, each, out_type, y, at(epilogue.residual), y);
+    activate(stream, epilogue.activation, count, out_type, at(epilogue.pre_activation), y);
+    if (epilogue.residual != nullptr) add(stream, count, out_type, y, at(epilogue.residual), y);
   }
 }
 

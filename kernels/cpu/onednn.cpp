@@ -13,7 +13,8 @@ void OneDnn::run(Primitive& primitive, std::initializer_list<std::pair<int, cons
     if (memory.get_data_handle() != pointer) memory.set_data_handle(const_cast<void*>(pointer), stream);
   };
   try {
-    for (const auto& [argument, pointer] : pointers) set(argument, pointer);
+    for (const auto& [argument, pointer] : pointers)
+      if (pointer != nullptr) set(argument, pointer);
     set(DNNL_ARG_SCRATCHPAD, scratch);
     primitive.primitive.execute(stream, primitive.arguments);
     stream.wait();

@@ -59,7 +59,7 @@ struct OneDnn {
     return result;
   }
 
-  /// Runs the primitive on these pointers; `scratch` holds scratch_bytes.
+  /// Runs the primitive on these pointers, leaving out those that are null; `scratch` holds scratch_bytes.
   void run(Primitive& primitive, std::initializer_list<std::pair<int, const void*>> pointers, void* scratch);
 };
 
