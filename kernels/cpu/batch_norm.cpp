@@ -14,9 +14,6 @@ HWY_BEFORE_NAMESPACE();
 namespace taper::HWY_NAMESPACE {
 namespace {
 
-// max(x, 0) that keeps NaN.
-HWY_INLINE float relu(float x) { return 0.0f > x ? 0.0f : x; }
-
 // Arrays of one float per element of a wide row, and the sums, laid out in the stream's scratch.
 struct Workspace {
   ColumnPlan plan;
@@ -41,41 +38,43 @@ struct Workspace {
 
 // sum += x - pivot, square += (x - pivot)^2.
 template <typename T>
-void add_moments(const T* x, int64_t rows, int64_t width, const float* pivot, float* __restrict sum,
-                 float* __restrict square) {
+void add_moments(const T* x, int64_t rows, int64_t width, const float* pivot, float* sum, float* square) {
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4, x += 4 * width)
-    for (int64_t j = 0; j < width; ++j) {
-      float a = to_float(x[j]) - pivot[j], b = to_float(x[width + j]) - pivot[j];
-      float c = to_float(x[2 * width + j]) - pivot[j], d = to_float(x[3 * width + j]) - pivot[j];
-      sum[j] += (a + b) + (c + d);
-      square[j] += (a * a + b * b) + (c * c + d * d);
-    }
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V centre = get(pivot + j);
+      V a = hn::Sub(get(x + j), centre), b = hn::Sub(get(x + width + j), centre);
+      V c = hn::Sub(get(x + 2 * width + j), centre), d = hn::Sub(get(x + 3 * width + j), centre);
+      get.put(hn::Add(get(sum + j), hn::Add(hn::Add(a, b), hn::Add(c, d))), sum + j);
+      V squares = hn::Add(hn::MulAdd(a, a, hn::Mul(b, b)), hn::MulAdd(c, c, hn::Mul(d, d)));
+      get.put(hn::Add(get(square + j), squares), square + j);
+    });
   for (; row < rows; ++row, x += width)
-    for (int64_t j = 0; j < width; ++j) {
-      float a = to_float(x[j]) - pivot[j];
-      sum[j] += a;
-      square[j] += a * a;
-    }
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V a = hn::Sub(get(x + j), get(pivot + j));
+      get.put(hn::Add(get(sum + j), a), sum + j);
+      get.put(hn::MulAdd(a, a, get(square + j)), square + j);
+    });
 }
 
 // y = relu((x - pivot) scale + shift + residual).
 template <typename T, bool kRelu, bool kResidual>
-void normalise(int64_t rows, int64_t width, const float* __restrict pivot, const float* __restrict scale,
-               const float* __restrict shift, const T* x, const T* residual, T* y) {
+void normalise(int64_t rows, int64_t width, const float* pivot, const float* scale, const float* shift,
+               const T* x, const T* residual, T* y) {
   for (int64_t row = 0; row < rows; ++row, x += width, residual += kResidual ? width : 0, y += width)
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) {
-      float v = (to_float(x[j]) - pivot[j]) * scale[j] + shift[j];
-      if constexpr (kResidual) v += to_float(residual[j]);
-      y[j] = from_float<T>(kRelu ? relu(v) : v);
-    }
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V v = hn::MulAdd(hn::Sub(get(x + j), get(pivot + j)), get(scale + j), get(shift + j));
+      if constexpr (kResidual) v = hn::Add(v, get(residual + j));
+      if constexpr (kRelu)
+        v = hn::IfThenElse(hn::Lt(v, hn::Zero(kFloats)), hn::Zero(kFloats), v);  // keeps NaN
+      get.put(v, y + j);
+    });
 }
 
 template <typename T>
 void normalise_all(int threads, const ColumnPlan& plan, bool with_relu, const float* pivot,
                    const float* scale, const float* shift, const T* x, const T* residual, T* y) {
-  plan.for_pieces(threads, [&](int64_t offset, int64_t rows, int64_t width) {
+  plan.for_pieces_backwards(threads, [&](int64_t offset, int64_t rows, int64_t width) {
     const T* r = residual == nullptr ? nullptr : residual + offset;
     auto run = [&](auto relu_too, auto residual_too) {
       normalise<T, relu_too(), residual_too()>(rows, width, pivot, scale, shift, x + offset, r, y + offset);

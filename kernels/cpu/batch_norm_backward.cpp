@@ -12,53 +12,54 @@ HWY_BEFORE_NAMESPACE();
 namespace taper::HWY_NAMESPACE {
 namespace {
 
-template <bool kRelu, typename T>
-HWY_INLINE float gradient(const T* dy, const T* y, int64_t j) {
-  if constexpr (kRelu) return to_float(y[j]) > 0 ? to_float(dy[j]) : 0.0f;
-  return to_float(dy[j]);
+template <bool kRelu, typename Get, typename T>
+HWY_INLINE V gradient(Get get, const T* dy, const T* y) {
+  if constexpr (kRelu) return hn::IfThenElseZero(hn::Gt(get(y), hn::Zero(kFloats)), get(dy));
+  return get(dy);
 }
 
 // sum += g, product += g (x - mean), and g is stored where somebody wants it.
 template <typename T, bool kRelu, bool kStore>
 void add_gradients(int64_t rows, int64_t width, const T* dy, const T* x, const T* y, const float* mean,
-                   T* __restrict stored, float* __restrict sum, float* __restrict product) {
-  int64_t row = 0;
+                   T* stored, float* sum, float* product) {
   auto step = [&](auto rows_at_once) {
     constexpr int64_t kRows = rows_at_once();
-    for (int64_t j = 0; j < width; ++j) {
-      float s = 0, p = 0;
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V s = get(sum + j), p = get(product + j);
+      const V centre = get(mean + j);
 #pragma GCC unroll 4
-      for (int64_t i = 0; i < kRows; ++i) {
-        float g = gradient<kRelu>(dy, y, i * width + j);
-        if constexpr (kStore) stored[i * width + j] = from_float<T>(g);
-        s += g;
-        p += g * (to_float(x[i * width + j]) - mean[j]);
+      for (int64_t at = j; at < j + kRows * width; at += width) {
+        V g = gradient<kRelu>(get, dy + at, y + at);
+        if constexpr (kStore) get.put(g, stored + at);
+        s = hn::Add(s, g);
+        p = hn::MulAdd(g, hn::Sub(get(x + at), centre), p);
       }
-      sum[j] += s;
-      product[j] += p;
-    }
+      get.put(s, sum + j);
+      get.put(p, product + j);
+    });
     dy += kRows * width;
     x += kRows * width;
     if constexpr (kRelu) y += kRows * width;
     if constexpr (kStore) stored += kRows * width;
-    row += kRows;
+    rows -= kRows;
   };
-  while (row + 4 <= rows) step(std::integral_constant<int64_t, 4>());
-  while (row < rows) step(std::integral_constant<int64_t, 1>());
+  while (rows >= 4) step(std::integral_constant<int64_t, 4>());
+  while (rows > 0) step(std::integral_constant<int64_t, 1>());
 }
 
 // dx = scale g + slope (x - mean) + shift, or scale g alone.
 template <typename T, bool kRelu, bool kFixed>
-void write_dx(int64_t rows, int64_t width, const T* dy, const T* x, const T* y, const float* __restrict mean,
-              const float* __restrict scale, const float* __restrict slope, const float* __restrict shift,
-              T* dx) {
+void write_dx(int64_t rows, int64_t width, const T* dy, const T* x, const T* y, const float* mean,
+              const float* scale, const float* slope, const float* shift, T* dx) {
   for (int64_t row = 0; row < rows; ++row, dy += width, x += width, y += kRelu ? width : 0, dx += width)
-#pragma GCC ivdep
-    for (int64_t j = 0; j < width; ++j) {
-      float v = scale[j] * gradient<kRelu>(dy, y, j);
-      if constexpr (!kFixed) v += slope[j] * (to_float(x[j]) - mean[j]) + shift[j];
-      dx[j] = from_float<T>(v);
-    }
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V v = hn::Mul(get(scale + j), gradient<kRelu>(get, dy + j, y + j));
+      if constexpr (!kFixed) {
+        V d = hn::Sub(get(x + j), get(mean + j));
+        v = hn::Add(v, hn::MulAdd(get(slope + j), d, get(shift + j)));
+      }
+      get.put(v, dx + j);
+    });
 }
 
 template <typename F>
@@ -112,7 +113,7 @@ void backward_loops(CpuStream& stream, const BatchNormShape& shape, DType type, 
     // The first pass left g in dresidual: no need to read y again.
     const T* g = dresidual != nullptr ? dresidual : dy;
     with_flags(shape.relu && dresidual == nullptr, fixed, [&](auto relu, auto fixed_too) {
-      plan.for_pieces(stream.threads(), [&](int64_t offset, int64_t rows, int64_t width) {
+      plan.for_pieces_backwards(stream.threads(), [&](int64_t offset, int64_t rows, int64_t width) {
         write_dx<T, relu(), fixed_too()>(rows, width, g + offset, x + offset, relu() ? y + offset : nullptr,
                                          mean, scale, slope, shift, dx + offset);
       });

@@ -8,17 +8,57 @@
 #define TAPER_KERNELS_CPU_COLUMNS_INL_H_
 #endif
 
-#include "kernels/cpu/vector-inl.h"
+#include <numeric>
+
+#include "kernels/cpu/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace taper::HWY_NAMESPACE {
 namespace {
 
+/// A whole vector's worth of columns, or what is left at a row's end.
+struct WholeVector {
+  template <typename T>
+  HWY_INLINE V operator()(const T* p) const {
+    return load(p);
+  }
+  template <typename T>
+  HWY_INLINE void put(V v, T* p) const {
+    store(v, p);
+  }
+};
+struct PartOfVector {
+  int64_t count;
+  template <typename T>
+  HWY_INLINE V operator()(const T* p) const {
+    return load_part(p, count);
+  }
+  template <typename T>
+  HWY_INLINE void put(V v, T* p) const {
+    store_part(v, p, count);
+  }
+};
+
+/// f(get, j) for the columns [j, j + kLanes) of a row; get(p + j) loads them, get.put(v, p + j) stores them.
+template <typename F>
+HWY_MAYBE_UNUSED HWY_INLINE void for_columns(int64_t width, F f) {
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) f(WholeVector(), j);
+  if (j < width) f(PartOfVector{width - j}, j);
+}
+
+/// How many rows are taken side by side as one: enough for whole vectors and some length.
+constexpr int64_t rows_side_by_side(int64_t rows, int64_t columns) {
+  if (columns >= 512) return 1;
+  int64_t even = 16 / std::gcd(int64_t{16}, columns);
+  return std::min(rows, even * std::max<int64_t>(1, 128 / (even * columns)));
+}
+
 /// How the rows are walked. Narrow rows are taken `fold` at a time as one wide row, so that 1 channel is as
 /// fast as 128; what belongs to a channel is then tiled `fold` times. The last rows % fold come on their own.
 struct ColumnPlan {
   int64_t rows, columns;
-  int64_t fold = columns >= 128 ? 1 : std::min(rows, 128 / columns);
+  int64_t fold = rows_side_by_side(rows, columns);
   int64_t width = fold * columns, wide_rows = rows / fold, rest = rows % fold;
   // Parts are what threads share out: at most 64, whatever the number of threads.
   int64_t part_rows = ((wide_rows + 63) / 64 + kBlock - 1) / kBlock * kBlock;
@@ -29,13 +69,14 @@ struct ColumnPlan {
   int64_t bytes(int64_t sums) const {
     return parts * sums * width * static_cast<int64_t>(sizeof(double) + sizeof(float));
   }
-  /// f(offset of the first element, rows, width) over pieces of about 16,000 elements, in any order.
+  /// f(offset of the first element, rows, width) over pieces of about 16,000 elements, the last ones first: a
+  /// pass in this order after one in the usual order finds the end of its input still in the cache.
   template <typename F>
-  void for_pieces(int threads, F f) const {
+  void for_pieces_backwards(int threads, F f) const {
+    if (rest > 0) f(wide_rows * width, int64_t{1}, rest * columns);
     int64_t grain = std::max<int64_t>(1, 16384 / width);
     for_parts(threads, wide_rows, grain,
-              [&](int64_t begin, int64_t end) { f(begin * width, end - begin, width); });
-    if (rest > 0) f(wide_rows * width, int64_t{1}, rest * columns);
+              [&](int64_t begin, int64_t end) { f((wide_rows - end) * width, end - begin, width); });
   }
 };
 

@@ -10,14 +10,17 @@ namespace taper::HWY_NAMESPACE {
 namespace {
 
 template <typename T>
-void add_rows(const T* x, int64_t rows, int64_t width, float* __restrict sum) {
+void add_rows(const T* x, int64_t rows, int64_t width, float* sum) {
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4, x += 4 * width)
-    for (int64_t j = 0; j < width; ++j)
-      sum[j] += (to_float(x[j]) + to_float(x[width + j])) +
-                (to_float(x[2 * width + j]) + to_float(x[3 * width + j]));
+    for_columns(width, [=](auto get, int64_t j) HWY_ATTR {
+      V two = hn::Add(get(x + j), get(x + width + j));
+      V more = hn::Add(get(x + 2 * width + j), get(x + 3 * width + j));
+      get.put(hn::Add(get(sum + j), hn::Add(two, more)), sum + j);
+    });
   for (; row < rows; ++row, x += width)
-    for (int64_t j = 0; j < width; ++j) sum[j] += to_float(x[j]);
+    for_columns(width,
+                [=](auto get, int64_t j) HWY_ATTR { get.put(hn::Add(get(sum + j), get(x + j)), sum + j); });
 }
 
 void sum_rows_loops(CpuStream& stream, int64_t rows, int64_t columns, DType type, const void* x, float* out) {
