@@ -22,12 +22,12 @@ constexpr int64_t kQueries = 64, kKeys = 128;
 struct AttentionBlock {
   int64_t heads, head_size;
   int64_t tokens, padded;  ///< of the sequence
-  int64_t query, queries;  ///< the first, and how many with padding
-  int64_t key, keys;       ///< likewise
   double scale;
   bool causal;
   double dropout;
-  uint64_t random_key, first_id;  ///< head h draws with id first_id + h
+  uint64_t random_key, first_id;   ///< head h draws with id first_id + h
+  int64_t query = 0, queries = 0;  ///< the first, and how many with padding
+  int64_t key = 0, keys = 0;       ///< likewise
 
   /// How many of the block's keys query q sees, 0 at least.
   int64_t visible(int64_t q) const {
@@ -223,20 +223,10 @@ int64_t longest(const AttentionShape& shape) {
 
 AttentionBlock sequence(const AttentionShape& shape, int64_t i) {
   const int64_t tokens = shape.offsets[i + 1] - shape.offsets[i];
-  const int64_t sample = shape.sample_ids == nullptr ? i : shape.sample_ids[i];
-  return {.heads = shape.heads,
-          .head_size = shape.head_size,
-          .tokens = tokens,
-          .padded = padded(tokens),
-          .query = 0,
-          .queries = 0,
-          .key = 0,
-          .keys = 0,
-          .scale = shape.scale,
-          .causal = shape.causal,
-          .dropout = shape.dropout,
-          .random_key = shape.key,
-          .first_id = static_cast<uint64_t>(sample * shape.heads)};
+  const auto sample = static_cast<uint64_t>(shape.sample_ids == nullptr ? i : shape.sample_ids[i]);
+  return {shape.heads,    shape.head_size, tokens,
+          padded(tokens), shape.scale,     shape.causal,
+          shape.dropout,  shape.key,       sample * static_cast<uint64_t>(shape.heads)};
 }
 
 /// y[head, token, :] = x[token, head, :] with `stride` elements from token to token; zeros in padding.
@@ -283,7 +273,6 @@ void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, 
   const int64_t heads = shape.heads, size = shape.head_size, model = heads * size;
   const int64_t most = padded(longest(shape));
   if (most == 0) return;
-  const int threads = cpu_stream(stream).threads();
   Tensor q(stream, type, {most * model}), k(stream, type, {most * model}), v(stream, type, {most * model});
   Tensor scores(stream, DType::f32, {heads * kQueries * kKeys});
   Tensor rounded = type == DType::f32 ? scores : Tensor(stream, type, {heads * kQueries * kKeys});
@@ -313,7 +302,7 @@ void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, 
                type, at(q.data(), b.query * size, type), at(k.data(), b.key * size, type), {}, DType::f32,
                scores.data());
         HWY_DYNAMIC_DISPATCH(softmax_block_loops)
-        (threads, type, b, scores.as<float>(), rounded.data(), state);
+        (cpu_stream(stream).threads(), type, b, scores.as<float>(), rounded.data(), state);
         matmul(stream,
                {.m = b.queries,
                 .n = size,
@@ -336,7 +325,6 @@ void CpuBackend::attention_backward(Stream& stream, const AttentionShape& shape,
   const int64_t heads = shape.heads, size = shape.head_size, model = heads * size;
   const int64_t most = padded(longest(shape));
   if (most == 0) return;
-  const int threads = cpu_stream(stream).threads();
   Tensor packed(stream, type, {4, most * model}), sums(stream, DType::f32, {3, most * model});
   Tensor scores(stream, DType::f32, {heads * kQueries * kKeys});
   Tensor gradients(stream, DType::f32, {heads * kQueries * kKeys});
@@ -392,8 +380,8 @@ void CpuBackend::attention_backward(Stream& stream, const AttentionShape& shape,
         matmul(stream, by_keys, type, query_rows(0), key_rows(1), {}, DType::f32, scores.data());
         matmul(stream, by_keys, type, query_rows(3), key_rows(2), {}, DType::f32, gradients.data());
         HWY_DYNAMIC_DISPATCH(softmax_backward_block_loops)
-        (threads, type, b, scores.as<float>(), gradients.as<float>(), lse.as<float>(), delta.as<float>(),
-         p.data(), ds.data());
+        (cpu_stream(stream).threads(), type, b, scores.as<float>(), gradients.as<float>(), lse.as<float>(),
+         delta.as<float>(), p.data(), ds.data());
         matmul(stream, to_keys, type, p.data(), query_rows(3), {.accumulate = true}, DType::f32,
                sum[2] + b.key * size);
         matmul(stream, to_queries, type, ds.data(), key_rows(1), {.accumulate = true}, DType::f32,
