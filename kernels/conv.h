@@ -37,13 +37,17 @@ struct FilterFormat {
   int64_t bytes;
 };
 
-/// What forward adds in place before storing: y = relu(conv + bias + add). Any may be absent.
+/// What forward adds before storing: y = relu(conv + bias + add). Any may be absent. Under this relu a NaN
+/// may become 0 (the fused maximum of oneDNN does so): it is for inference; in training the relu is batch
+/// normalisation's or activate().
 struct ConvEpilogue {
   const void* bias = nullptr;  ///< [k], accumulator type
   const void* add = nullptr;   ///< as y
   bool relu = false;
 };
 
+/// In bf16 a NaN or infinity may also reach outputs that do not depend on it: a kernel that fills its blocks
+/// up multiplies neighbours by zero.
 class ConvKernels {
  public:
   virtual ~ConvKernels() = default;

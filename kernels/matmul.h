@@ -21,6 +21,8 @@ struct MatmulShape {
 };
 
 /// out = activation(scale * product + bias) + residual, or out += scale * product. Absent parts are null.
+/// What is stored as pre_activation, and what the residual is added to, may be rounded to out's type in
+/// between.
 struct MatmulEpilogue {
   double scale = 1;
   const void* bias = nullptr;                ///< [n], accumulator type

@@ -69,6 +69,8 @@ struct Case {
   /// Inputs in which NaN, +inf and -inf are planted, one at a time, unless left out of `planted`.
   std::vector<std::string> plant{};
   std::vector<double> planted{};
+  /// What is planted may reach other outputs, too.
+  bool may_spread = false;
 
   Case& input(const std::string& argument, Kind kind, std::vector<double> values);
   Case& update(const std::string& argument, Kind kind, std::vector<double> values);
@@ -98,7 +100,8 @@ const std::vector<Subject>& subjects();
 /// - a second run gives the same bits, and so do `repetitions` runs on each of two threads, with a stream
 ///   each, at the same time;
 /// - a stream of two threads, and each aliasing that the contract allows, agree with the reference;
-/// - NaN and infinities planted in an input reach the outputs that they reach in the reference, and no other.
+/// - NaN and infinities planted in an input reach the outputs that they reach in the reference, and no other
+///   unless the case says that they may.
 std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions = 4);
 
 /// The outputs of a case in double, from the reference backend.

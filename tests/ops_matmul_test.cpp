@@ -96,7 +96,7 @@ std::vector<Product> fused_products() {
 int64_t span(int64_t batch, int64_t stride, int64_t matrix) { return (batch - 1) * stride + matrix; }
 
 // The activation's slope is below 1.13 everywhere; its own evaluation takes few roundings, of |x| at most. A
-// stored pre-activation may be read again, as rounded.
+// naive implementation stores, and so rounds, the pre-activation and what the residual is added to.
 Bound bound_of(const Product& product) {
   return [product](const Case& op_case, const Precision& precision, const Values& inputs,
                    const Values& outputs) {
@@ -114,6 +114,7 @@ Bound bound_of(const Product& product) {
                      type, p["out"]);
     };
     Values bounds = sum_of(static_cast<double>(product.shape.k + 3))(linear, precision, inputs, outputs);
+    double rounding = product.epilogue.out == Kind::accumulator ? precision.accumulator : precision.type;
     if (product.epilogue.activation != Activation::none) {
       std::vector<double> before = bounds["out"];
       for (size_t i = 0; i < before.size(); ++i) {
@@ -121,10 +122,13 @@ Bound bound_of(const Product& product) {
         double magnitude = before[i] / precision.accumulator / static_cast<double>(product.shape.k + 3);
         bounds["out"][i] = 1.13 * before[i] + 8 * precision.accumulator * magnitude;
         if (product.epilogue.pre_activation)
-          bounds["out"][i] += 1.13 * precision.type * std::abs(outputs.at("pre_activation")[i]);
+          bounds["out"][i] += 1.13 * rounding * std::abs(outputs.at("pre_activation")[i]);
       }
       bounds["pre_activation"] = before;
     }
+    if (product.epilogue.residual)
+      for (size_t i = 0; i < bounds["out"].size(); ++i)
+        bounds["out"][i] += rounding * std::abs(outputs.at("out")[i] - inputs.at("residual")[i]);
     return bounds;
   };
 }

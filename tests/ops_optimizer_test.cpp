@@ -1,0 +1,196 @@
+// Optimizers in the op table.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/op_inputs.h"
+#include "tests/op_table.h"
+
+namespace taper::ops {
+namespace {
+
+using ::testing::IsEmpty;
+
+constexpr int64_t kSize = 9000;
+/// Ragged, out of order, with gaps that must not be touched; one is longer than a chunk of sum_of_squares.
+const std::vector<Segment> kSegments = {
+    {.offset = 3, .size = 1, .weight_decay = 0.1},
+    {.offset = 100, .size = 4101, .weight_decay = 1e-4},
+    {.offset = 16, .size = 64},
+    {.offset = 4300, .size = 4096, .weight_decay = 0.5},
+    {.offset = 8999, .size = 1},
+};
+
+// g, momentum and step are each sums of products of rounded factors: eight roundings cover them.
+Bound sgd_bound(const Sgd& rule, double scale) {
+  return [rule, scale](const Case&, const Precision& precision, const Values& inputs, const Values&) {
+    Values bounds{{"momentum", std::vector<double>(kSize, 0)}, {"parameter", std::vector<double>(kSize, 0)}};
+    for (const Segment& segment : kSegments)
+      for (auto i = static_cast<size_t>(segment.offset);
+           i < static_cast<size_t>(segment.offset + segment.size); ++i) {
+        double p = std::abs(inputs.at("parameter")[i]);
+        double g = std::abs(inputs.at("gradient")[i] * scale) + segment.weight_decay * p;
+        double m = rule.momentum * std::abs(inputs.at("momentum")[i]) + g;
+        double step = rule.nesterov ? g + rule.momentum * m : m;
+        bounds["momentum"][i] = 6 * precision.accumulator * m;
+        bounds["parameter"][i] = precision.accumulator * (p + 8 * rule.lr * step);
+      }
+    return bounds;
+  };
+}
+
+Case sgd_case(const std::string& name, const Sgd& rule, double scale, std::vector<double> gradient) {
+  Case result{.name = "sgd " + name,
+              .call =
+                  [=](Backend& backend, Stream& stream, DType type, const Pointers& p) {
+                    backend.sgd(stream, kSegments, accumulator(type), rule, scale, p["gradient"],
+                                p["momentum"], p["parameter"]);
+                  },
+              .bound = sgd_bound(rule, scale)};
+  Inputs inputs(result.name);
+  return result.input("gradient", Kind::accumulator, std::move(gradient))
+      .update("momentum", Kind::accumulator, inputs.normal(kSize))
+      .update("parameter", Kind::accumulator, inputs.normal(kSize))
+      .plant_all({"gradient"});
+}
+
+// The moments are sums of two products; the step is a quotient whose numerator carries the error of the
+// first moment, where its two terms may cancel.
+Bound adamw_bound(const AdamW& rule, double scale) {
+  return [rule, scale](const Case&, const Precision& precision, const Values& inputs, const Values& outputs) {
+    Values bounds;
+    for (const char* name : {"first_moment", "second_moment", "parameter"})
+      bounds[name] = std::vector<double>(kSize, 0);
+    double unit = precision.accumulator;
+    double correction1 = 1 - std::pow(rule.beta1, rule.step),
+           correction2 = 1 - std::pow(rule.beta2, rule.step);
+    for (const Segment& segment : kSegments)
+      for (auto i = static_cast<size_t>(segment.offset);
+           i < static_cast<size_t>(segment.offset + segment.size); ++i) {
+        double g = std::abs(inputs.at("gradient")[i] * scale);
+        double m = rule.beta1 * std::abs(inputs.at("first_moment")[i]) + (1 - rule.beta1) * g;
+        double v = outputs.at("second_moment")[i];
+        double denominator = std::sqrt(v / correction2) + rule.eps;
+        double& m_bound = bounds["first_moment"][i] = 5 * unit * m;
+        bounds["second_moment"][i] = 7 * unit * v;
+        double step = rule.lr * std::abs(outputs.at("first_moment")[i]) / correction1 / denominator;
+        bounds["parameter"][i] = unit * 4 * std::abs(inputs.at("parameter")[i]) + 12 * unit * step +
+                                 rule.lr * m_bound / correction1 / denominator;
+      }
+    return bounds;
+  };
+}
+
+Case adamw_case(const std::string& name, const AdamW& rule, double scale, std::vector<double> gradient) {
+  Case result{.name = "adamw " + name,
+              .call =
+                  [=](Backend& backend, Stream& stream, DType type, const Pointers& p) {
+                    backend.adamw(stream, kSegments, accumulator(type), rule, scale, p["gradient"],
+                                  p["first_moment"], p["second_moment"], p["parameter"]);
+                  },
+              .bound = adamw_bound(rule, scale)};
+  Inputs inputs(result.name);
+  return result.input("gradient", Kind::accumulator, std::move(gradient))
+      .update("first_moment", Kind::accumulator, inputs.normal(kSize))
+      .update("second_moment", Kind::accumulator, inputs.uniform(kSize, 0, 2))
+      .update("parameter", Kind::accumulator, inputs.normal(kSize))
+      .plant_all({"gradient"});
+}
+
+Case sum_of_squares_case(const std::string& name, std::vector<double> x) {
+  Case result{.name = "sum_of_squares " + name,
+              .call =
+                  [](Backend& backend, Stream& stream, DType type, const Pointers& p) {
+                    backend.sum_of_squares(stream, kSegments, accumulator(type), p["x"],
+                                           p.get<double>("squares"));
+                  },
+              .bound =
+                  [](const Case&, const Precision&, const Values&, const Values& outputs) {
+                    std::vector<double> squares = outputs.at("squares");
+                    for (double& value : squares) value *= 4101 * 0x1p-53;
+                    return Values{{"squares", squares}};
+                  }};
+  return result.input("x", Kind::accumulator, std::move(x))
+      .output("squares", Kind::f64, static_cast<int64_t>(kSegments.size()))
+      .plant_all({"x"});
+}
+
+class Optimizer : public ::testing::TestWithParam<Subject> {};
+
+TEST_P(Optimizer, Sgd) {
+  Inputs inputs("sgd");
+  std::vector<double> normal = inputs.normal(kSize);
+  EXPECT_THAT(check(GetParam(), sgd_case("plain", {.lr = 0.1}, 1, normal)), IsEmpty());
+  EXPECT_THAT(check(GetParam(), sgd_case("momentum", {.lr = 0.1, .momentum = 0.9}, 1.0 / 128, normal)),
+              IsEmpty());
+  EXPECT_THAT(check(GetParam(),
+                    sgd_case("nesterov", {.lr = 0.05, .momentum = 0.9, .nesterov = true}, 1.0 / 100, normal)),
+              IsEmpty());
+  EXPECT_THAT(check(GetParam(), sgd_case("extreme", {.lr = 1e-3, .momentum = 0.9}, 1e-3,
+                                         inputs.magnitudes(kSize, -20, 30))),
+              IsEmpty());
+}
+
+TEST_P(Optimizer, AdamW) {
+  Inputs inputs("adamw");
+  std::vector<double> normal = inputs.with_zeros(kSize);
+  EXPECT_THAT(check(GetParam(), adamw_case("first step", {.lr = 1e-3, .step = 1}, 1.0 / 64, normal)),
+              IsEmpty());
+  EXPECT_THAT(
+      check(GetParam(),
+            adamw_case("late step", {.lr = 1e-2, .beta1 = 0.8, .beta2 = 0.99, .eps = 1e-6, .step = 100000}, 1,
+                       normal)),
+      IsEmpty());
+  EXPECT_THAT(
+      check(GetParam(), adamw_case("extreme", {.lr = 1e-3, .step = 7}, 1, inputs.magnitudes(kSize, -18, 18))),
+      IsEmpty());
+}
+
+TEST_P(Optimizer, SumOfSquares) {
+  Inputs inputs("squares");
+  EXPECT_THAT(check(GetParam(), sum_of_squares_case("normal", inputs.normal(kSize))), IsEmpty());
+  // Squares beyond the range of float, and below it.
+  EXPECT_THAT(check(GetParam(), sum_of_squares_case("large", inputs.magnitudes(kSize, 20, 38))), IsEmpty());
+  EXPECT_THAT(check(GetParam(), sum_of_squares_case("small", inputs.magnitudes(kSize, -37, -25))), IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Optimizer, ::testing::ValuesIn(subjects()),
+                         [](const auto& info) { return to_string(info.param); });
+
+// Two steps by hand, as torch.optim computes them.
+TEST(OptimizerReference, TwoStepsOfSgdByHand) {
+  // p = 1, g = 2, weight decay 0.1 of the only segment that starts at 3.
+  auto step = [](bool nesterov, double m, double p) {
+    Case sgd = sgd_case("by hand", {.lr = 0.5, .momentum = 0.9, .nesterov = nesterov}, 1,
+                        std::vector<double>(kSize, 2));
+    sgd.arguments[1].values[3] = m;
+    sgd.arguments[2].values[3] = p;
+    Values outputs = reference(sgd);
+    return std::pair{outputs["momentum"][3], outputs["parameter"][3]};
+  };
+  auto [m1, p1] = step(false, 0, 1);
+  EXPECT_NEAR(m1, 2.1, 1e-15);
+  EXPECT_NEAR(p1, -0.05, 1e-15);
+  auto [m2, p2] = step(false, m1, p1);
+  EXPECT_NEAR(m2, 3.885, 1e-15);  // 0.9 x 2.1 + 1.995
+  EXPECT_NEAR(p2, -1.9925, 1e-15);
+  auto [m3, p3] = step(true, 0, 1);
+  EXPECT_NEAR(m3, 2.1, 1e-15);
+  EXPECT_NEAR(p3, -0.995, 1e-15);  // 1 - 0.5 (2.1 + 0.9 x 2.1)
+}
+
+TEST(OptimizerReference, FirstStepOfAdamWByHand) {
+  Case adamw = adamw_case("by hand", {.lr = 0.01, .step = 1}, 0.5, std::vector<double>(kSize, 6));
+  for (size_t argument : {1, 2}) adamw.arguments[argument].values[3] = 0;
+  adamw.arguments[3].values[3] = 2;
+  Values outputs = reference(adamw);
+  EXPECT_DOUBLE_EQ(outputs["first_moment"][3], 0.1 * 3);
+  EXPECT_DOUBLE_EQ(outputs["second_moment"][3], 0.001 * 9);
+  // Decay by lr x 0.1, then a step of lr x g / (|g| + eps).
+  EXPECT_DOUBLE_EQ(outputs["parameter"][3], 2 - 0.01 * 0.1 * 2 - 0.01 * 3 / (3 + 1e-8));
+}
+
+}  // namespace
+}  // namespace taper::ops
