@@ -1,0 +1,237 @@
+#include "recipes/imitation.h"
+
+#include <algorithm>
+#include <set>
+
+#include "recipes/evaluate.h"
+
+namespace taper {
+
+namespace {
+
+// Images to a task when the wide network is only observed.
+constexpr int64_t kPortion = 32;
+
+}  // namespace
+
+Imitation::Imitation(const Configuration& configuration, Engine& engine, const Images& images, Model& thin,
+                     Model& wide)
+    : configuration_(configuration),
+      engine_(engine),
+      images_(images),
+      thin_(thin),
+      wide_(wide),
+      wide_units_(*wide.network, *wide.network,
+                  make_units(*wide.network, configuration.imitate.unit == "stage"), BridgeKind::none) {
+  if (thin.bridged->lift(0) != nullptr) targets_.push_back({"stem", 0});
+  int64_t boundary = 0;
+  for (const Unit& unit : thin.bridged->units()) targets_.push_back({unit.name, ++boundary});
+  const std::string& reader = thin.network->head_readers().at(0)->name;
+  head_ = reader.substr(0, reader.rfind('.'));
+}
+
+// The wide network's output at a boundary as it is compared: before the last activation, but after it under
+// free bridges, whose lift must lie next to the layer that reads it.
+Var Imitation::teach(Tape& tape, const Var& images, int64_t boundary) const {
+  if (boundary == 0) return wide_.network->stem(tape, images, free());
+  Var x = wide_.network->stem(tape, images);
+  for (int64_t u = 0; u < boundary; ++u) x = wide_units_.unit(tape, u, x, free() || u + 1 < boundary);
+  return x;
+}
+
+// What the unit above `boundary` reads: the thin prefix's output, or the wide network's brought to the thin
+// width.
+Var Imitation::input(Tape& tape, const ShardInput& shard, int64_t boundary) const {
+  const BridgedNetwork& student = *thin_.bridged;
+  if (configuration_.imitate.input == "sequential") {
+    Var x = student.stem(tape, shard.images);
+    for (int64_t u = 0; u < boundary; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
+    return x;
+  }
+  Tape teacher(*engine_.backend, tape.stream, engine_.type);
+  Var t = teach(teacher, shard.images, boundary);
+  if (const Parameter* lift = student.lift(boundary)) {
+    Shape shape = t->value.shape();
+    int64_t wide = shape.back(), thin = lift->shape[1];
+    shape.back() = thin;
+    Tensor projected = tape.empty(shape);
+    Tensor u = rounded(tape, *lift);
+    engine_.backend->matmul(tape.stream, {.m = t->value.size() / wide, .n = thin, .k = wide}, tape.type,
+                            t->value.data(), u.data(), {}, tape.type, projected.data());
+    t = tape.constant(projected);
+  }
+  if (!free())
+    t = boundary == 0 ? thin_.network->stem_activation(tape, t) : thin_.network->activation(tape, t);
+  return student.cross(tape, boundary, t);
+}
+
+// The loss of one shard; `goal`, where asked for, gets what was imitated.
+Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target,
+                          Tensor* goal) const {
+  Tape teacher(*engine_.backend, tape.stream, engine_.type);
+  Tensor t = teach(teacher, shard.images, target.boundary)->value;
+  bool training = std::exchange(tape.training, false);  // what lies below is frozen
+  Var x = target.boundary == 0 ? shard.images : input(tape, shard, target.boundary - 1);
+  tape.training = training;
+  Var h = target.boundary == 0 ? thin_.network->stem(tape, x, free())
+                               : thin_.bridged->unit(tape, target.boundary - 1, x, free());
+  if (goal != nullptr) *goal = t;
+  const Parameter* lift = thin_.bridged->lift(target.boundary);
+  return lift != nullptr ? imitation(tape, h, t, *lift, !free()) : squared_error(tape, h, t);
+}
+
+Objective Imitation::objective(const ImitationTarget& target) const {
+  return
+      [this, target](Tape& tape, const ShardInput& shard) { return compare(tape, shard, target, nullptr); };
+}
+
+void Imitation::select(const ImitationTarget& target) {
+  const BridgedNetwork& student = *thin_.bridged;
+  std::vector<std::string> prefixes;
+  if (target.boundary > 0) {
+    const Unit& unit = student.units()[static_cast<size_t>(target.boundary - 1)];
+    for (int64_t i = unit.begin; i < unit.end; ++i)
+      prefixes.push_back(student.network().blocks()[static_cast<size_t>(i)].name);
+  }
+  auto in_stem = [&](const std::string& name) {
+    const auto& blocks = student.network().blocks();
+    return !belongs(name, head_) && !belongs(name, "bridge") &&
+           std::none_of(blocks.begin(), blocks.end(), [&](const Block& b) { return belongs(name, b.name); });
+  };
+  for (Parameter& p : student.network().store().all()) {
+    if (p.is_statistic()) continue;
+    bool here = target.boundary == 0
+                    ? in_stem(p.name)
+                    : std::any_of(prefixes.begin(), prefixes.end(),
+                                  [&](const std::string& prefix) { return belongs(p.name, prefix); });
+    bool map = free() && (&p == student.lift(target.boundary) ||
+                          (target.boundary > 0 && &p == student.lower(target.boundary - 1)));
+    p.trainable = here || map;
+  }
+}
+
+void Imitation::initialize() {
+  if (thin_.bridged->kind() != BridgeKind::none) measure_bridges();
+  copy_from_wide();
+}
+
+// Each stream's uncentred covariance of the wide outputs as compared, summed in double over the boundaries
+// that share its lift.
+void Imitation::measure_bridges() {
+  std::map<const Parameter*, std::vector<int64_t>> streams;
+  for (const ImitationTarget& target : targets_)
+    if (const Parameter* lift = thin_.bridged->lift(target.boundary))
+      streams[lift].push_back(target.boundary);
+  int64_t samples = std::min(configuration_.imitate.bridge_samples, images_.train().size());
+  int64_t batches = (samples + kPortion - 1) / kPortion;
+  for (auto& [lift, boundaries] : streams) {
+    int64_t wide = lift->shape[0], thin = lift->shape[1];
+    std::vector<double> covariance(static_cast<size_t>(wide * wide));
+    Loader loader = images_.plain_batches(images_.train(), kPortion, samples);
+    for (int64_t batch = 0; batch < batches; ++batch) {
+      Batch images = loader.next();
+      if (images.count == 0) continue;
+      std::vector<std::vector<float>> products(boundaries.size());
+      engine_.team->run(static_cast<int64_t>(boundaries.size()), [&](Stream& stream, int64_t i) {
+        Tape tape(*engine_.backend, stream, engine_.type);
+        ShardInput shard = upload(tape, images, 0, images.count, images_.image_size(), images_.channels());
+        Tensor t = teach(tape, shard.images, boundaries[static_cast<size_t>(i)])->value;
+        Tensor product(stream, DType::f32, {wide, wide});
+        engine_.backend->matmul(stream, {.m = wide, .n = wide, .k = t.size() / wide, .transpose_a = true},
+                                tape.type, t.data(), t.data(), {}, DType::f32, product.data());
+        products[static_cast<size_t>(i)] = product.host<float>(stream);
+      });
+      for (const std::vector<float>& product : products)
+        for (size_t i = 0; i < covariance.size(); ++i) covariance[i] += product[i];
+    }
+    std::vector<double> directions = principal_directions(covariance, wide, thin);
+    engine_.team->run_one([&](Stream& stream) {
+      set_values(stream, *thin_.network->store().find(lift->name), directions);
+      for (int64_t boundary : boundaries) {
+        Parameter* lower = thin_.bridged->lower(boundary);
+        if (lower == nullptr) continue;
+        std::vector<double> transposed(directions.size());
+        for (int64_t i = 0; i < wide; ++i)
+          for (int64_t j = 0; j < thin; ++j)
+            transposed[static_cast<size_t>(j * wide + i)] = directions[static_cast<size_t>(i * thin + j)];
+        set_values(stream, *lower, transposed);
+      }
+    });
+  }
+}
+
+// The stem where the widths agree; the head, times the last lift where they do not.
+void Imitation::copy_from_wide() {
+  bool stem = thin_.bridged->lift(0) == nullptr;
+  std::vector<Parameter*> readers = thin_.network->head_readers();
+  const Parameter* lift = thin_.bridged->lift(targets_.back().boundary);
+  engine_.team->run_one([&](Stream& stream) {
+    const auto& blocks = thin_.network->blocks();
+    for (Parameter& p : thin_.network->store().all()) {
+      bool in_head = belongs(p.name, head_);
+      bool in_block =
+          std::any_of(blocks.begin(), blocks.end(), [&](const Block& b) { return belongs(p.name, b.name); });
+      if (in_block || belongs(p.name, "bridge") || (!in_head && !stem)) continue;
+      const Parameter* source = wide_.network->store().find(p.name);
+      TAPER_CHECK(source != nullptr, "the wide network has no {}", p.name);
+      std::vector<double> values = host_values(stream, *source);
+      if (lift != nullptr && std::find(readers.begin(), readers.end(), &p) != readers.end()) {
+        std::vector<float> weight(values.begin(), values.end());
+        auto product =
+            multiply_last_axis(weight, lift->shape[0], lift->value().host<float>(stream), lift->shape[1]);
+        values.assign(product.begin(), product.end());
+      }
+      set_values(stream, p, values);
+    }
+  });
+}
+
+double Imitation::error(const ImitationTarget& target) const {
+  int64_t samples = std::min<int64_t>(configuration_.imitate.bridge_samples, images_.test().size());
+  int64_t batches = (samples + kPortion - 1) / kPortion;
+  Loader loader = images_.plain_batches(images_.test(), kPortion, samples);
+  std::vector<double> errors(static_cast<size_t>(batches)), energies(static_cast<size_t>(batches));
+  for_each_batch(*engine_.team, loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
+    if (batch.count == 0) return;
+    Tape tape(*engine_.backend, stream, engine_.type);
+    ShardInput shard = upload(tape, batch, 0, batch.count, images_.image_size(), images_.channels());
+    Tensor goal;
+    errors[static_cast<size_t>(i)] = compare(tape, shard, target, &goal).host<float>(stream)[0];
+    Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());
+    energies[static_cast<size_t>(i)] =
+        squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
+  });
+  return tree_sum(errors) / tree_sum(energies);
+}
+
+namespace {
+
+// Forward FLOPs of the stem and of the units below `boundary`.
+double prefix_flops(const std::vector<Cost>& parts, const std::vector<Unit>& units, int64_t boundary) {
+  int64_t end = boundary == 0 ? 0 : units[static_cast<size_t>(boundary - 1)].end;
+  int64_t flops = 0;
+  for (int64_t i = 0; i <= end; ++i) flops += parts[static_cast<size_t>(i)].flops;
+  return static_cast<double>(flops);
+}
+
+}  // namespace
+
+double Imitation::student_flops(const ImitationTarget& target) const {
+  auto parts = thin_.network->costs(images_.image_size(), images_.image_size());
+  const auto& units = thin_.bridged->units();
+  double all = prefix_flops(parts, units, target.boundary);
+  double below = target.boundary == 0 ? 0 : prefix_flops(parts, units, target.boundary - 1);
+  bool sequential = configuration_.imitate.input == "sequential";
+  return 3 * (all - below) + (sequential ? below : 0);
+}
+
+double Imitation::teacher_flops(const ImitationTarget& target) const {
+  auto parts = wide_.network->costs(images_.image_size(), images_.image_size());
+  double once = prefix_flops(parts, thin_.bridged->units(), target.boundary);
+  bool sequential = configuration_.imitate.input == "sequential";
+  return sequential || target.boundary == 0
+             ? once
+             : once + prefix_flops(parts, thin_.bridged->units(), target.boundary - 1);
+}
+
+}  // namespace taper

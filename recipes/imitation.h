@@ -1,0 +1,60 @@
+#pragma once
+// Stage 2, narrow learning: the thin network learns the wide one's intermediate outputs, unit by unit from
+// the bottom (Zhou et al., ICML 2020; docs/method.md).
+
+#include <string>
+#include <vector>
+
+#include "recipes/images.h"
+#include "recipes/models.h"
+#include "recipes/step.h"
+
+namespace taper {
+
+/// One thing to be trained: a unit, or the stem where its width differs.
+struct ImitationTarget {
+  std::string name;
+  int64_t boundary;  ///< whose output is compared: 0 the stem's, u + 1 unit u's
+};
+
+class Imitation {
+ public:
+  /// `thin` is bridged.
+  Imitation(const Configuration& configuration, Engine& engine, const Images& images, Model& thin,
+            Model& wide);
+
+  /// In the order of training: bottom to top.
+  const std::vector<ImitationTarget>& targets() const { return targets_; }
+  /// Before the first target: bridges from the wide network's principal directions, the stem and head from
+  /// its weights.
+  void initialize();
+  /// Makes trainable what this target trains, and nothing else.
+  void select(const ImitationTarget& target);
+  /// loss = sum over samples of the mean squared difference at the wide width.
+  Objective objective(const ImitationTarget& target) const;
+  /// Mean squared difference over mean squared target, both in evaluation mode, over the first images of the
+  /// test split.
+  double error(const ImitationTarget& target) const;
+  /// FLOPs of one image of one step: forward and backward of what is trained, forward of what is below it;
+  /// and the wide network's share.
+  double student_flops(const ImitationTarget& target) const;
+  double teacher_flops(const ImitationTarget& target) const;
+
+ private:
+  bool free() const { return thin_.bridged->kind() == BridgeKind::free; }
+  Var teach(Tape& tape, const Var& images, int64_t boundary) const;
+  Var input(Tape& tape, const ShardInput& shard, int64_t boundary) const;
+  Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Tensor* goal) const;
+  void measure_bridges();
+  void copy_from_wide();
+
+  const Configuration& configuration_;
+  Engine& engine_;
+  const Images& images_;
+  Model &thin_, &wide_;
+  BridgedNetwork wide_units_;  // the wide network cut as the thin one is
+  std::vector<ImitationTarget> targets_;
+  std::string head_;  // the prefix of the head's parameters
+};
+
+}  // namespace taper
