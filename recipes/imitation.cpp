@@ -1,7 +1,8 @@
 #include "recipes/imitation.h"
 
 #include <algorithm>
-#include <set>
+#include <map>
+#include <utility>
 
 #include "recipes/evaluate.h"
 
@@ -41,9 +42,9 @@ Var Imitation::teach(Tape& tape, const Var& images, int64_t boundary) const {
 
 // What the unit above `boundary` reads: the thin prefix's output, or the wide network's brought to the thin
 // width.
-Var Imitation::input(Tape& tape, const ShardInput& shard, int64_t boundary) const {
+Var Imitation::read(Tape& tape, const ShardInput& shard, int64_t boundary, Input input) const {
   const BridgedNetwork& student = *thin_.bridged;
-  if (configuration_.imitate.input == "sequential") {
+  if (input == Input::sequential) {
     Var x = student.stem(tape, shard.images);
     for (int64_t u = 0; u < boundary; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
     return x;
@@ -66,12 +67,12 @@ Var Imitation::input(Tape& tape, const ShardInput& shard, int64_t boundary) cons
 }
 
 // The loss of one shard; `goal`, where asked for, gets what was imitated.
-Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target,
+Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
                           Tensor* goal) const {
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
   Tensor t = teach(teacher, shard.images, target.boundary)->value;
   bool training = std::exchange(tape.training, false);  // what lies below is frozen
-  Var x = target.boundary == 0 ? shard.images : input(tape, shard, target.boundary - 1);
+  Var x = target.boundary == 0 ? shard.images : read(tape, shard, target.boundary - 1, input);
   tape.training = training;
   Var h = target.boundary == 0 ? thin_.network->stem(tape, x, free())
                                : thin_.bridged->unit(tape, target.boundary - 1, x, free());
@@ -80,9 +81,10 @@ Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTa
   return lift != nullptr ? imitation(tape, h, t, *lift, !free()) : squared_error(tape, h, t);
 }
 
-Objective Imitation::objective(const ImitationTarget& target) const {
-  return
-      [this, target](Tape& tape, const ShardInput& shard) { return compare(tape, shard, target, nullptr); };
+Objective Imitation::objective(const ImitationTarget& target, Input input) const {
+  return [this, target, input](Tape& tape, const ShardInput& shard) {
+    return compare(tape, shard, target, input, nullptr);
+  };
 }
 
 void Imitation::select(const ImitationTarget& target) {
@@ -196,7 +198,8 @@ double Imitation::error(const ImitationTarget& target) const {
     Tape tape(*engine_.backend, stream, engine_.type);
     ShardInput shard = upload(tape, batch, 0, batch.count, images_.image_size(), images_.channels());
     Tensor goal;
-    errors[static_cast<size_t>(i)] = compare(tape, shard, target, &goal).host<float>(stream)[0];
+    errors[static_cast<size_t>(i)] =
+        compare(tape, shard, target, Input::sequential, &goal).host<float>(stream)[0];
     Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());
     energies[static_cast<size_t>(i)] =
         squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
@@ -221,14 +224,14 @@ double Imitation::student_flops(const ImitationTarget& target) const {
   const auto& units = thin_.bridged->units();
   double all = prefix_flops(parts, units, target.boundary);
   double below = target.boundary == 0 ? 0 : prefix_flops(parts, units, target.boundary - 1);
-  bool sequential = configuration_.imitate.input == "sequential";
+  bool sequential = input() == Input::sequential;
   return 3 * (all - below) + (sequential ? below : 0);
 }
 
 double Imitation::teacher_flops(const ImitationTarget& target) const {
   auto parts = wide_.network->costs(images_.image_size(), images_.image_size());
   double once = prefix_flops(parts, thin_.bridged->units(), target.boundary);
-  bool sequential = configuration_.imitate.input == "sequential";
+  bool sequential = input() == Input::sequential;
   return sequential || target.boundary == 0
              ? once
              : once + prefix_flops(parts, thin_.bridged->units(), target.boundary - 1);

@@ -30,10 +30,17 @@ class Imitation {
   void initialize();
   /// Makes trainable what this target trains, and nothing else.
   void select(const ImitationTarget& target);
+  /// What a unit reads: the thin network's own output below it, or the wide network's, brought to the thin
+  /// width.
+  enum class Input : uint8_t { sequential, teacher };
+  /// As configured.
+  Input input() const {
+    return configuration_.imitate.input == "teacher" ? Input::teacher : Input::sequential;
+  }
   /// loss = sum over samples of the mean squared difference at the wide width.
-  Objective objective(const ImitationTarget& target) const;
-  /// Mean squared difference over mean squared target, both in evaluation mode, over the first images of the
-  /// test split.
+  Objective objective(const ImitationTarget& target, Input input) const;
+  /// Mean squared difference over mean squared target, behind the thin network's own prefix, both in
+  /// evaluation mode, over the first images of the test split.
   double error(const ImitationTarget& target) const;
   /// FLOPs of one image of one step: forward and backward of what is trained, forward of what is below it;
   /// and the wide network's share.
@@ -43,8 +50,9 @@ class Imitation {
  private:
   bool free() const { return thin_.bridged->kind() == BridgeKind::free; }
   Var teach(Tape& tape, const Var& images, int64_t boundary) const;
-  Var input(Tape& tape, const ShardInput& shard, int64_t boundary) const;
-  Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Tensor* goal) const;
+  Var read(Tape& tape, const ShardInput& shard, int64_t boundary, Input input) const;
+  Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
+                 Tensor* goal) const;
   void measure_bridges();
   void copy_from_wide();
 

@@ -89,11 +89,11 @@ std::vector<Cost> Models::costs(const std::string& name, int64_t image_size) con
   return make_resnet(spec)->costs(image_size, image_size);
 }
 
-HostTensors Models::save() const {
+HostTensors Models::save(const std::string& only) const {
   HostTensors result;
   engine_.team->run_one([&](Stream& stream) {
     for (const auto& [name, model] : models_)
-      copy_weights(stream, model.network->store(), name + ".", result);
+      if (only.empty() || name == only) copy_weights(stream, model.network->store(), name + ".", result);
   });
   return result;
 }

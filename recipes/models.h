@@ -57,8 +57,8 @@ class Models {
   /// What a network costs as deployed, bridges merged: stem, blocks, head. It need not exist.
   std::vector<Cost> costs(const std::string& name, int64_t image_size) const;
 
-  /// Every network's tensors, each named "<network>.<tensor>".
-  HostTensors save() const;
+  /// The tensors of every network, or of `only` one, each named "<network>.<tensor>".
+  HostTensors save(const std::string& only = "") const;
   /// Sets a network that was made from a checkpoint's weights; `shown` names the checkpoint in errors.
   void load(const std::string& name, const SafetensorsFile& weights, const std::string& shown);
 

@@ -1,0 +1,173 @@
+#include "recipes/run.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "recipes/report.h"
+#include "recipes/system.h"
+#include "runtime/error.h"
+
+namespace taper {
+
+std::atomic<bool> stop_requested = false;
+
+namespace {
+
+std::string identity_of(const Configuration& configuration) {
+  return fmt::format("{:016x}", hash(write_configuration(configuration)));
+}
+
+double number(const std::map<std::string, std::string>& metadata, const std::string& name) {
+  auto found = metadata.find(name);
+  if (found == metadata.end())
+    throw UserError("the checkpoint has no {}: it was written by another version of Taper", name);
+  return std::stod(found->second);
+}
+
+std::string exact(double value) { return fmt::format("{:.17g}", value); }
+
+}  // namespace
+
+Run::Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command)
+    : configuration_(std::move(configuration)),
+      directory_(std::move(directory)),
+      images_(configuration_),
+      engine_(configuration_),
+      models_(configuration_, engine_, images_.channels(), images_.classes()),
+      checkpoints_(directory_ / "checkpoints", configuration_.checkpoint.keep_last),
+      identity_(identity_of(configuration_)),
+      command_(std::move(command)) {
+  for (const std::string& stage : configuration_.stages)
+    if (stage != "merge")
+      make_plan(images_, configuration_.stage(stage), stage);  // errors before anything is written
+  prepare_run_directory(directory_, configuration_, resume);
+  if (resume)
+    restored_ = checkpoints_.load_latest(
+        identity_, [](const std::string& sentence) { fmt::print(stderr, "{}\n", sentence); });
+  if (restored_) restore(*restored_);
+}
+
+StepContext Run::context(const std::string& network) {
+  return {*engine_.team,  *models_[network].network, engine_.type,
+          engine_.shards, images_.image_size(),      images_.channels()};
+}
+
+bool Run::after(const std::string& stage) const {
+  const auto& stages = configuration_.stages;
+  auto found = std::find(stages.begin(), stages.end(), stage);
+  return found != stages.end() && found - stages.begin() < position_.stage;
+}
+
+void Run::restore(const Checkpoint& checkpoint) {
+  const auto& metadata = checkpoint.metadata;
+  auto integer = [&](const char* name) { return static_cast<int64_t>(number(metadata, name)); };
+  position_ = {integer("stage"), integer("unit"), integer("step")};
+  sequence_ = checkpoint.sequence;
+  skipped_ = integer("skipped");
+  error_before_ = number(metadata, "error_before");
+  LogPosition log{integer("log.metrics"), integer("log.events")};
+  for (const char* name : {"baseline", "wide", "thin"}) {
+    std::string prefix = std::string("network.") + name;
+    if (!metadata.contains(prefix + ".training_flops")) continue;
+    bool bridged = std::string(name) == "thin" && configuration_.runs("imitate") && !after("merge");
+    Model& model = models_.make(name, bridged);
+    models_.load(name, checkpoint.weights, checkpoint.name);
+    model.training_flops = number(metadata, prefix + ".training_flops");
+    model.teacher_flops = number(metadata, prefix + ".teacher_flops");
+    if (metadata.contains(prefix + ".best")) best_[name] = number(metadata, prefix + ".best");
+  }
+  log_ = std::make_unique<RunLog>(directory_, log);
+  log_->message(fmt::format("resuming from {}", checkpoint.name));
+}
+
+std::map<std::string, std::string> Run::metadata() {
+  LogPosition log = log_->position();
+  std::map<std::string, std::string> result{
+      {"stage", std::to_string(position_.stage)},
+      {"unit", std::to_string(position_.unit)},
+      {"step", std::to_string(position_.step)},
+      {"skipped", std::to_string(skipped_)},
+      {"error_before", exact(error_before_)},
+      {"log.metrics", std::to_string(log.metrics)},
+      {"log.events", std::to_string(log.events)},
+      {"optimizer.steps", std::to_string(optimizer_ ? optimizer_->steps() : 0)}};
+  for (const std::string& name : models_.names()) {
+    result["network." + name + ".training_flops"] = exact(models_[name].training_flops);
+    result["network." + name + ".teacher_flops"] = exact(models_[name].teacher_flops);
+    if (best_.contains(name)) result["network." + name + ".best"] = exact(best_[name]);
+  }
+  return result;
+}
+
+HostTensors Run::optimizer_state() const {
+  HostTensors result;
+  if (!optimizer_) return result;
+  engine_.team->run_one([&](Stream& stream) {
+    for (const NamedTensor& named : optimizer_->state()) {
+      std::vector<std::byte>& bytes = result.contents.emplace_back(static_cast<size_t>(named.tensor.bytes()));
+      stream.download(bytes.data(), named.tensor.data(), named.tensor.bytes());
+      result.tensors.push_back(
+          {"optimizer." + named.name, named.tensor.dtype(), named.tensor.shape(), bytes});
+    }
+  });
+  return result;
+}
+
+void Run::save() {
+  HostTensors weights = models_.save(), state = optimizer_state();
+  checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
+}
+
+void Run::save_best(const std::string& network, const Accuracy& accuracy) {
+  if (best_.contains(network) && accuracy.top1 <= best_[network]) return;
+  best_[network] = accuracy.top1;
+  HostTensors weights = models_.save(network);
+  checkpoints_.save_best(network, accuracy.top1, sequence_, {identity_, {}, std::move(weights.tensors), {}});
+}
+
+bool Run::train() {
+  bool fresh = !log_;
+  if (fresh) {
+    log_ = std::make_unique<RunLog>(directory_);
+    RunEvent event{
+        .configuration = write_configuration(configuration_), .cpu = cpu_name(), .command = command_};
+    for (const auto& [name, version] : engine_.backend->versions()) {
+      if (name == "instruction_set")
+        event.instruction_set = version;
+      else
+        event.libraries.push_back(name + " " + version);
+    }
+    log_->run(event);
+  }
+  auto stages = static_cast<int64_t>(configuration_.stages.size());
+  while (position_.stage < stages)
+    if (!run_stage()) return false;
+  if (position_.stage == stages) finish();
+  write_report(directory_ / "report.html", {directory_});
+  return true;
+}
+
+// The table: every network that was made, evaluated as it will be used.
+void Run::finish() {
+  for (const std::string& name : models_.names()) {
+    Model& model = models_[name];
+    Accuracy accuracy = evaluate(engine_, images_, images_.test(), model);
+    Cost cost;
+    for (const Cost& part : models_.costs(name, images_.image_size())) cost = cost + part;
+    bool student = name == "thin" && models_.has("wide");
+    log_->network({.network = name,
+                   .parameters = cost.parameters,
+                   .flops = static_cast<double>(cost.flops),
+                   .loss = accuracy.loss,
+                   .top1 = accuracy.top1,
+                   .top5 = accuracy.top5,
+                   .images_per_s = accuracy.images_per_s,
+                   .training_flops = model.training_flops,
+                   .teacher_flops = student ? model.teacher_flops + models_["wide"].training_flops : 0});
+  }
+  ++position_.stage;
+  ++sequence_;
+  save();
+}
+
+}  // namespace taper

@@ -1,0 +1,97 @@
+#pragma once
+// A run: the stages of a configuration, from wherever its last checkpoint left off to the end.
+
+#include <atomic>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "layers/schedule.h"
+#include "recipes/evaluate.h"
+#include "recipes/imitation.h"
+#include "recipes/run_log.h"
+#include "runtime/checkpoint.h"
+
+namespace taper {
+
+/// Set by SIGTERM and SIGINT: the run finishes its step, saves and returns.
+extern std::atomic<bool> stop_requested;
+
+/// Where a run is: `step` steps of a unit of a stage are done. A stage that is not imitation has one unit.
+struct Position {
+  int64_t stage = 0, unit = 0, step = 0;
+};
+
+/// How a stage is trained, in steps. UserError if its batch is larger than the data.
+struct Plan {
+  int64_t steps = 0;  ///< of each unit
+  int64_t steps_per_epoch = 0;
+  Schedule schedule;
+  OptimizerOptions optimizer;
+};
+Plan make_plan(const Images& images, const StageOptions& stage, const std::string& name);
+
+class Run {
+ public:
+  /// Opens the data and makes or checks the directory; with `resume`, loads its newest whole checkpoint.
+  /// `command` is logged. Throws UserError for the user's files and settings.
+  Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command);
+
+  /// Trains to the end; or, once stop_requested, saves and returns false. A non-finite loss or gradient is a
+  /// Failure that names step, block and tensor, thrown before any weight changed.
+  bool train();
+
+ private:
+  /// One unit of one stage.
+  struct Job {
+    const StageOptions& options;
+    Plan plan;
+    std::string network;  ///< that is trained
+    Objective objective;
+    double student_flops, teacher_flops;  ///< of one image of one step
+    const ImitationTarget* target = nullptr;
+  };
+
+  // run.cpp: what is saved, and the order of stages.
+  void restore(const Checkpoint& checkpoint);
+  void save();
+  void save_best(const std::string& network, const Accuracy& accuracy);
+  HostTensors optimizer_state() const;
+  std::map<std::string, std::string> metadata();
+  void finish();
+  const std::string& stage() const { return configuration_.stages[static_cast<size_t>(position_.stage)]; }
+  bool after(const std::string& stage) const;
+  StepContext context(const std::string& network);
+
+  // run_stage.cpp: training.
+  bool run_stage();
+  void begin_stage();
+  int64_t units() const;
+  Job make_job();
+  bool run_unit(Job& job);
+  void end_unit(Job& job);
+  void evaluate_and_log(const Job& job);
+  [[noreturn]] void refuse(const Job& job, const std::string& what, const Batch& batch);
+  uint64_t key() const;
+
+  const Configuration configuration_;
+  const std::filesystem::path directory_;
+  Images images_;
+  Engine engine_;
+  Models models_;
+  CheckpointStore checkpoints_;
+  std::string identity_, command_;
+  std::unique_ptr<RunLog> log_;
+  std::unique_ptr<Imitation> imitation_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<Checkpoint> restored_;  ///< until the optimizer it holds is there
+  Position position_;
+  int64_t sequence_ = 0;  ///< numbers the checkpoints: it only grows
+  int64_t skipped_ = 0;
+  double error_before_ = 0;
+  std::map<std::string, double> best_;
+};
+
+}  // namespace taper

@@ -1,0 +1,317 @@
+// The stages themselves: what each trains, on which loss, and the loop that all share.
+
+#include <chrono>
+#include <cmath>
+
+#include "recipes/run.h"
+#include "recipes/step.h"
+#include "runtime/error.h"
+
+namespace taper {
+
+Plan make_plan(const Images& images, const StageOptions& stage, const std::string& name) {
+  Plan plan;
+  int64_t epoch = plan.steps_per_epoch = images.steps_per_epoch(stage, name);
+  plan.steps = stage.steps > 0 ? stage.steps : stage.epochs * epoch;
+  plan.schedule = {.kind = stage.schedule == "step"     ? Schedule::Kind::step
+                           : stage.schedule == "cosine" ? Schedule::Kind::cosine
+                           : stage.schedule == "linear" ? Schedule::Kind::linear
+                                                        : Schedule::Kind::constant,
+                   .lr = stage.lr,
+                   .steps = plan.steps,
+                   .warmup = stage.warmup_steps > 0 ? stage.warmup_steps : stage.warmup_epochs * epoch,
+                   .milestones = stage.milestones,
+                   .gamma = stage.gamma};
+  for (int64_t& milestone : plan.schedule.milestones) milestone *= epoch;
+  plan.optimizer = {.adamw = stage.optimizer == "adamw",
+                    .momentum = stage.momentum,
+                    .nesterov = stage.nesterov,
+                    .beta1 = stage.betas.at(0),
+                    .beta2 = stage.betas.at(1),
+                    .eps = stage.eps,
+                    .weight_decay = stage.weight_decay,
+                    .decay_norms_and_biases = stage.decay_norms_and_biases,
+                    .clip_norm = stage.clip_norm,
+                    .ema_decay = stage.ema_decay};
+  return plan;
+}
+
+namespace {
+
+double forward_flops(const std::vector<Cost>& parts) {
+  int64_t sum = 0;
+  for (const Cost& part : parts) sum += part.flops;
+  return static_cast<double>(sum);
+}
+
+bool all_finite(Tape& tape, const Tensor& value) {
+  Tensor f32(tape.stream, DType::f32, value.shape());
+  tape.backend.cast(tape.stream, value.size(), value.dtype(), value.data(), DType::f32, f32.data());
+  auto values = f32.host<float>(tape.stream);
+  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+// The first part of a network, in training mode, whose output holds a NaN or infinity; empty if all are
+// finite.
+std::string first_non_finite(Tape& tape, const BridgedNetwork& model, const Var& images) {
+  const Network& network = model.network();
+  Var x = model.stem(tape, images);
+  if (!all_finite(tape, x->value)) return "the output of the stem";
+  size_t unit = 0;
+  for (size_t i = 0; i < network.blocks().size(); ++i) {
+    auto index = static_cast<int64_t>(i);
+    x = network.block(tape, index, x);
+    if (!all_finite(tape, x->value)) return "the output of block " + network.blocks()[i].name;
+    if (unit < model.units().size() && model.units()[unit].end == index + 1) {
+      x = model.cross(tape, static_cast<int64_t>(++unit), x);
+      if (!all_finite(tape, x->value))
+        return fmt::format("the bridge after block {}", network.blocks()[i].name);
+    }
+  }
+  return all_finite(tape, network.head(tape, x)->value) ? "" : "the logits of the head";
+}
+
+}  // namespace
+
+uint64_t Run::key() const {
+  uint64_t seed = fold(0, static_cast<uint64_t>(configuration_.seed));
+  return fold(fold(seed, hash(stage())), static_cast<uint64_t>(position_.unit));
+}
+
+int64_t Run::units() const {
+  return stage() == "imitate" ? static_cast<int64_t>(imitation_->targets().size()) : 1;
+}
+
+// Makes the networks that the stage starts from, where they are not there yet.
+void Run::begin_stage() {
+  const std::string& name = stage();
+  bool fresh = position_.unit == 0 && position_.step == 0;
+  if (name == "imitate" || name == "match") {
+    if (!models_.has("wide")) throw Failure("stage {} without a wide network", name);
+    if (!models_.has("thin")) models_.make("thin", configuration_.runs("imitate"));
+  } else if (name != "finetune" && !models_.has(name)) {
+    models_.make(name, false);
+  }
+  if (name != "imitate") return;
+  imitation_ =
+      std::make_unique<Imitation>(configuration_, engine_, images_, models_["thin"], models_["wide"]);
+  if (fresh) imitation_->initialize();
+}
+
+Run::Job Run::make_job() {
+  const std::string& name = stage();
+  const StageOptions& options = configuration_.stage(name);
+  Job job{.options = options,
+          .plan = make_plan(images_, options, name),
+          .network = {},
+          .objective = {},
+          .student_flops = 0,
+          .teacher_flops = 0};
+  job.network = name == "baseline" || name == "wide" ? name : "thin";
+  Model& model = models_[job.network];
+  if (name == "imitate") {
+    job.target = &imitation_->targets()[static_cast<size_t>(position_.unit)];
+    imitation_->select(*job.target);
+    job.objective = imitation_->objective(*job.target, imitation_->input());
+    job.student_flops = imitation_->student_flops(*job.target);
+    job.teacher_flops = imitation_->teacher_flops(*job.target);
+    return job;
+  }
+  bool tied = model.bridged->kind() == BridgeKind::tied;
+  for (Parameter& p : model.network->store().all())
+    p.trainable = !p.is_statistic() && !(tied && belongs(p.name, "bridge"));
+  job.student_flops = 3 * forward_flops(models_.costs(job.network, images_.image_size()));
+  const BridgedNetwork& student = *model.bridged;
+  if (name == "match") {
+    job.teacher_flops = forward_flops(models_.costs("wide", images_.image_size()));
+    job.objective = [&student, &teacher = *models_["wide"].bridged,
+                     temperature = configuration_.match.temperature](Tape& tape, const ShardInput& input) {
+      Tape inference(tape.backend, tape.stream, tape.type);
+      Tensor goal = teacher.forward(inference, input.images)->value;
+      return kl_divergence(tape, goal, student.forward(tape, input.images), temperature);
+    };
+  } else {
+    job.objective = [&student, smoothing = options.label_smoothing](Tape& tape, const ShardInput& input) {
+      return cross_entropy(tape, student.forward(tape, input.images), input.labels, smoothing);
+    };
+  }
+  return job;
+}
+
+bool Run::run_stage() {
+  const std::string name = stage();
+  auto begin = std::chrono::steady_clock::now();
+  bool fresh = position_.unit == 0 && position_.step == 0;
+  StageEvent event{.stage = name, .steps = 0};
+  double before_student = 0, before_teacher = 0;
+  if (name == "merge") {
+    log_->stage_begin(event);
+    models_.merge();
+  } else if (name == "wide" && !configuration_.wide.weights.empty()) {
+    log_->stage_begin(event);
+    Model& wide = models_.make("wide", false);
+    engine_.team->run_one(
+        [&](Stream& stream) { read_weights(configuration_.wide.weights, stream, wide.network->store()); });
+  } else {
+    begin_stage();
+    Job first = make_job();
+    event.steps = first.plan.steps;
+    event.units = units();
+    fresh ? log_->stage_begin(event) : log_->stage_resume(event);
+    while (position_.unit < event.units) {
+      Job job = make_job();
+      if (!run_unit(job)) return false;
+    }
+    Model& model = models_[first.network];
+    before_student = model.training_flops;
+    before_teacher = model.teacher_flops;
+    for (position_.unit = 0; position_.unit < event.units; ++position_.unit) {
+      Job job = make_job();
+      double images = static_cast<double>(job.plan.steps) * static_cast<double>(job.options.batch_size);
+      model.training_flops += job.student_flops * images;
+      model.teacher_flops += job.teacher_flops * images;
+    }
+    event.student_flops = model.training_flops - before_student;
+    event.teacher_flops = model.teacher_flops - before_teacher;
+  }
+  event.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  log_->stage_end(event);
+  engine_.team->trim();
+  position_ = {position_.stage + 1, 0, 0};
+  ++sequence_;
+  save();
+  return true;
+}
+
+bool Run::run_unit(Job& job) {
+  Model& model = models_[job.network];
+  StepContext where = context(job.network);
+  if (position_.step == 0 && job.target != nullptr) {
+    Loader loader = images_.train_batches(job.options, fold(key(), hash("before")), 0,
+                                          configuration_.imitate.statistics_batches);
+    estimate_statistics(where, loader, configuration_.imitate.statistics_batches,
+                        imitation_->objective(*job.target, Imitation::Input::sequential));
+    error_before_ = imitation_->error(*job.target);
+  }
+  optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer);
+  if (restored_) {
+    if (position_.step > 0) {
+      engine_.team->run_one([&](Stream& stream) {
+        for (NamedTensor& named : optimizer_->state()) {
+          const TensorBytes& saved = restored_->state.tensor("optimizer." + named.name);
+          TAPER_CHECK(saved.dtype == named.tensor.dtype() && saved.shape == named.tensor.shape(), "{} in {}",
+                      saved.name, restored_->name);
+          stream.upload(named.tensor.data(), saved.bytes.data(), named.tensor.bytes());
+        }
+      });
+      optimizer_->set_steps(std::stoll(restored_->metadata.at("optimizer.steps")));
+    }
+    restored_.reset();
+  }
+  Loader loader = images_.train_batches(job.options, key(), position_.step, job.plan.steps);
+  auto last = std::chrono::steady_clock::now();
+  double seconds_per_step = 0;
+  while (position_.step < job.plan.steps) {
+    Batch batch = loader.next();
+    double lr = job.plan.schedule.rate(position_.step);
+    StepOutcome outcome = train_step(where, batch, job.objective, *optimizer_, lr);
+    if (!outcome.non_finite.empty()) refuse(job, outcome.non_finite, batch);
+    if (batch.skipped > 0) log_->skipped(skipped_ += batch.skipped);
+    ++position_.step;
+    ++sequence_;
+    auto now = std::chrono::steady_clock::now();
+    double seconds = std::chrono::duration<double>(now - std::exchange(last, now)).count();
+    seconds_per_step = seconds_per_step == 0 ? seconds : 0.9 * seconds_per_step + 0.1 * seconds;
+    double rate = static_cast<double>(job.options.batch_size) / seconds_per_step;
+    log_->train({.stage = stage(),
+                 .unit = job.target != nullptr ? position_.unit : -1,
+                 .step = position_.step,
+                 .epoch = static_cast<double>(position_.step) / static_cast<double>(job.plan.steps_per_epoch),
+                 .loss = outcome.loss,
+                 .lr = lr,
+                 .images_per_s = rate,
+                 .gflops = rate * (job.student_flops + job.teacher_flops) * 1e-9,
+                 .grad_norm = outcome.gradient_norm});
+    auto due = [&](int64_t every) {
+      return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
+    };
+    bool ended = position_.step == job.plan.steps;
+    if (job.target == nullptr && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
+    if (stop_requested) {
+      save();
+      log_->message(
+          fmt::format("stopped after step {} of {}; everything is saved, --resume goes on from here",
+                      position_.step, stage()));
+      return false;
+    }
+    if (!ended && due(job.options.checkpoint_every)) save();
+  }
+  end_unit(job);
+  return true;
+}
+
+void Run::end_unit(Job& job) {
+  optimizer_->swap_average(*engine_.team);
+  optimizer_.reset();
+  if (job.target != nullptr) {
+    Loader loader = images_.train_batches(job.options, fold(key(), hash("after")), 0,
+                                          configuration_.imitate.statistics_batches);
+    estimate_statistics(context(job.network), loader, configuration_.imitate.statistics_batches,
+                        imitation_->objective(*job.target, Imitation::Input::sequential));
+    log_->unit({.stage = stage(),
+                .unit = position_.unit,
+                .name = job.target->name,
+                .error_before = error_before_,
+                .error_after = imitation_->error(*job.target)});
+  }
+  if (job.target == nullptr || position_.unit + 1 == units()) evaluate_and_log(job);
+  ++position_.unit;
+  position_.step = 0;
+  ++sequence_;
+  if (position_.unit < units()) save();
+}
+
+void Run::evaluate_and_log(const Job& job) {
+  if (optimizer_) optimizer_->swap_average(*engine_.team);
+  Accuracy accuracy = evaluate(engine_, images_, images_.test(), models_[job.network]);
+  log_->evaluate({.stage = stage(),
+                  .unit = job.target != nullptr ? position_.unit : -1,
+                  .step = position_.step,
+                  .network = job.network,
+                  .loss = accuracy.loss,
+                  .top1 = accuracy.top1,
+                  .top5 = accuracy.top5,
+                  .samples = accuracy.samples});
+  save_best(job.network, accuracy);
+  if (optimizer_) optimizer_->swap_average(*engine_.team);
+}
+
+void Run::refuse(const Job& job, const std::string& what, const Batch& batch) {
+  std::string place;
+  engine_.team->run_one([&](Stream& stream) {
+    auto look = [&](const std::string& network, bool training) {
+      for (int64_t i = 0; i < engine_.shards && place.empty(); ++i) {
+        int64_t begin = i * batch.count / engine_.shards, end = (i + 1) * batch.count / engine_.shards;
+        if (begin == end) continue;
+        Tape tape(*engine_.backend, stream, engine_.type);
+        tape.training = training;
+        ShardInput input = upload(tape, batch, begin, end, images_.image_size(), images_.channels());
+        place = first_non_finite(tape, *models_[network].bridged, input.images);
+        if (!place.empty()) place += " of the " + network + " network";
+      }
+    };
+    if (job.teacher_flops > 0) look("wide", false);
+    if (place.empty()) look(job.network, true);
+  });
+  throw Failure(
+      "stage {}{}, step {}: {} is not finite; {}. No weight was changed by this step; the last checkpoint is "
+      "whole. A lower {}.lr, "
+      "{}.clip_norm or a longer warm-up usually cures it",
+      stage(), job.target != nullptr ? ", unit " + job.target->name : "", position_.step + 1, what,
+      place.empty()
+          ? std::string("every block's output is finite, so it arose in the loss or on the way back")
+          : "it first appears in " + place,
+      stage(), stage());
+}
+
+}  // namespace taper
