@@ -98,10 +98,17 @@ HostTensors Models::save(const std::string& only) const {
   return result;
 }
 
-void Models::load(const std::string& name, const SafetensorsFile& weights, const std::string& shown) {
-  engine_.team->run_one([&](Stream& stream) {
-    set_weights(weights, shown, name + ".", stream, (*this)[name].network->store());
-  });
+void Models::load(const SafetensorsFile& weights, const std::string& shown, bool merged,
+                  const std::string& only) {
+  for (const char* name : {"baseline", "wide", "thin"}) {
+    std::string prefix = std::string(name) + ".";
+    bool held = std::any_of(weights.tensors().begin(), weights.tensors().end(),
+                            [&](const TensorBytes& tensor) { return tensor.name.starts_with(prefix); });
+    if (!held || (!only.empty() && name != only)) continue;
+    Model& model = make(name, name == std::string("thin") && configuration_.runs("imitate") && !merged);
+    engine_.team->run_one(
+        [&](Stream& stream) { set_weights(weights, shown, prefix, stream, model.network->store()); });
+  }
 }
 
 bool belongs(const std::string& name, const std::string& prefix) { return name.starts_with(prefix + "."); }

@@ -59,8 +59,10 @@ class Models {
 
   /// The tensors of every network, or of `only` one, each named "<network>.<tensor>".
   HostTensors save(const std::string& only = "") const;
-  /// Sets a network that was made from a checkpoint's weights; `shown` names the checkpoint in errors.
-  void load(const std::string& name, const SafetensorsFile& weights, const std::string& shown);
+  /// Makes and sets the networks that a checkpoint's weights hold (or `only` one); `shown` names the
+  /// checkpoint in errors. `merged`: its thin network has no bridges any more.
+  void load(const SafetensorsFile& weights, const std::string& shown, bool merged,
+            const std::string& only = "");
 
  private:
   const Configuration& configuration_;

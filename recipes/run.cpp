@@ -13,10 +13,6 @@ std::atomic<bool> stop_requested = false;
 
 namespace {
 
-std::string identity_of(const Configuration& configuration) {
-  return fmt::format("{:016x}", hash(write_configuration(configuration)));
-}
-
 double number(const std::map<std::string, std::string>& metadata, const std::string& name) {
   auto found = metadata.find(name);
   if (found == metadata.end())
@@ -35,7 +31,7 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
       engine_(configuration_),
       models_(configuration_, engine_, images_.channels(), images_.classes()),
       checkpoints_(directory_ / "checkpoints", configuration_.checkpoint.keep_last),
-      identity_(identity_of(configuration_)),
+      identity_(run_identity(configuration_)),
       command_(std::move(command)) {
   for (const std::string& stage : configuration_.stages)
     if (stage != "merge")
@@ -47,15 +43,19 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
   if (restored_) restore(*restored_);
 }
 
+std::string run_identity(const Configuration& configuration) {
+  return fmt::format("{:016x}", hash(write_configuration(configuration)));
+}
+
+bool merged(const Configuration& configuration, int64_t stage) {
+  const auto& stages = configuration.stages;
+  auto found = std::find(stages.begin(), stages.end(), "merge");
+  return found != stages.end() && found - stages.begin() < stage;
+}
+
 StepContext Run::context(const std::string& network) {
   return {*engine_.team,  *models_[network].network, engine_.type,
           engine_.shards, images_.image_size(),      images_.channels()};
-}
-
-bool Run::after(const std::string& stage) const {
-  const auto& stages = configuration_.stages;
-  auto found = std::find(stages.begin(), stages.end(), stage);
-  return found != stages.end() && found - stages.begin() < position_.stage;
 }
 
 void Run::restore(const Checkpoint& checkpoint) {
@@ -66,14 +66,11 @@ void Run::restore(const Checkpoint& checkpoint) {
   skipped_ = integer("skipped");
   error_before_ = number(metadata, "error_before");
   LogPosition log{integer("log.metrics"), integer("log.events")};
-  for (const char* name : {"baseline", "wide", "thin"}) {
-    std::string prefix = std::string("network.") + name;
-    if (!metadata.contains(prefix + ".training_flops")) continue;
-    bool bridged = std::string(name) == "thin" && configuration_.runs("imitate") && !after("merge");
-    Model& model = models_.make(name, bridged);
-    models_.load(name, checkpoint.weights, checkpoint.name);
-    model.training_flops = number(metadata, prefix + ".training_flops");
-    model.teacher_flops = number(metadata, prefix + ".teacher_flops");
+  models_.load(checkpoint.weights, checkpoint.name, merged(configuration_, position_.stage));
+  for (const std::string& name : models_.names()) {
+    std::string prefix = "network." + name;
+    models_[name].training_flops = number(metadata, prefix + ".training_flops");
+    models_[name].teacher_flops = number(metadata, prefix + ".teacher_flops");
     if (metadata.contains(prefix + ".best")) best_[name] = number(metadata, prefix + ".best");
   }
   log_ = std::make_unique<RunLog>(directory_, log);
@@ -122,7 +119,7 @@ void Run::save_best(const std::string& network, const Accuracy& accuracy) {
   if (best_.contains(network) && accuracy.top1 <= best_[network]) return;
   best_[network] = accuracy.top1;
   HostTensors weights = models_.save(network);
-  checkpoints_.save_best(network, accuracy.top1, sequence_, {identity_, {}, std::move(weights.tensors), {}});
+  checkpoints_.save_best(network, accuracy.top1, sequence_, {identity_, {{"stage", std::to_string(position_.stage)}}, std::move(weights.tensors), {}});
 }
 
 bool Run::train() {

@@ -24,6 +24,11 @@ struct Position {
   int64_t stage = 0, unit = 0, step = 0;
 };
 
+/// What a checkpoint of this run must have been made with.
+std::string run_identity(const Configuration& configuration);
+/// Whether the thin network has been merged when `stage` stages are done.
+bool merged(const Configuration& configuration, int64_t stage);
+
 /// How a stage is trained, in steps. UserError if its batch is larger than the data.
 struct Plan {
   int64_t steps = 0;  ///< of each unit
@@ -62,7 +67,6 @@ class Run {
   std::map<std::string, std::string> metadata();
   void finish();
   const std::string& stage() const { return configuration_.stages[static_cast<size_t>(position_.stage)]; }
-  bool after(const std::string& stage) const;
   StepContext context(const std::string& network);
 
   // run_stage.cpp: training.

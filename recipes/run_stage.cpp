@@ -1,7 +1,9 @@
 // The stages themselves: what each trains, on which loss, and the loop that all share.
 
 #include <chrono>
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "recipes/run.h"
 #include "recipes/step.h"

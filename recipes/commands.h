@@ -1,0 +1,36 @@
+#pragma once
+// What the `taper` binary does, one function a command. Tables go to standard output, as JSON where asked;
+// messages to standard error.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace taper {
+
+struct TrainArguments {
+  std::filesystem::path configuration, output;  ///< output empty: runs/<name of the configuration file>
+  std::vector<std::string> overrides;
+  bool resume = false;
+  std::string command;  ///< as typed, for the log
+};
+/// Trains and prints the table. Returns normally also after a clean stop on SIGTERM or SIGINT.
+void train_command(const TrainArguments& arguments);
+
+/// Accuracy, loss, parameters, FLOPs and images/s of every network in a run's last checkpoint, on the test
+/// images.
+void evaluate_command(const std::filesystem::path& run, bool json);
+
+/// What a configuration would cost, without training and without its data.
+void describe_command(const std::filesystem::path& configuration, const std::vector<std::string>& overrides,
+                      bool json);
+
+/// Writes a network of a run as safetensors with torchvision's names; the thin one merged. `best`: of its
+/// best evaluation instead of the last state.
+void export_command(const std::filesystem::path& run, const std::filesystem::path& output,
+                    const std::string& network, bool best);
+
+/// One page for several runs that differ in their seed.
+void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs);
+
+}  // namespace taper

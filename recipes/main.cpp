@@ -1,0 +1,119 @@
+// taper: the command line.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "recipes/commands.h"
+#include "runtime/error.h"
+
+namespace {
+
+constexpr const char* kAbout =
+    "Taper trains deep thin networks by going wide first, then narrowing (Zhou et al., ICML 2020):\n"
+    "a wide network is trained, the thin one imitates it layer by layer, then learns the labels.\n\n"
+    "  taper describe recipes/configurations/fashion-resnet.toml     what it would cost\n"
+    "  taper train    recipes/configurations/fashion-resnet.toml     train it: runs/fashion-resnet\n"
+    "  taper evaluate runs/fashion-resnet                            accuracy and speed of its networks\n"
+    "  taper export   runs/fashion-resnet thin.safetensors           the thin network, for PyTorch\n\n"
+    "Exit codes: 0 done, or stopped cleanly by SIGTERM or SIGINT after saving; 2 a mistake in what was "
+    "given;\n"
+    "1 a failure.";
+
+int run(int argc, char** argv) {
+  CLI::App app(kAbout, "taper");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", TAPER_VERSION);
+
+  taper::TrainArguments train;
+  std::string device;
+  CLI::App* train_app = app.add_subcommand(
+      "train",
+      "Train the stages of a configuration into a run directory: config.toml as resolved, metrics.jsonl, "
+      "TensorBoard\n"
+      "events, checkpoints/, report.html. SIGTERM or SIGINT (Ctrl-C) finishes the step, saves and exits 0.");
+  train_app
+      ->add_option("configuration", train.configuration, "a TOML file; docs/configuration.md lists every key")
+      ->required();
+  train_app->add_option("--set", train.overrides, "override a key, e.g. --set wide.epochs=2 (repeatable)")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  train_app->add_option("--output", train.output,
+                        "the run directory (default: runs/ and the configuration's file name)");
+  train_app->add_flag("--resume", train.resume,
+                      "go on from the newest whole checkpoint in the run directory");
+  train_app->add_option("--device", device, "the same as --set device=...; this build has: cpu");
+
+  std::filesystem::path path, output;
+  bool json = false, best = false;
+  CLI::App* evaluate_app = app.add_subcommand(
+      "evaluate",
+      "Print accuracy, loss, parameters, FLOPs and images/s of every network in a run, on its test images.");
+  evaluate_app->add_option("run", path, "a run directory")->required();
+  evaluate_app->add_flag("--json", json, "print JSON");
+
+  std::vector<std::string> overrides;
+  CLI::App* describe_app =
+      app.add_subcommand("describe",
+                         "Say what a configuration would cost, without training: parameters, FLOPs, memory, "
+                         "steps and time of every stage. The time is\n"
+                         "estimated from one training step of the thin network, timed here.");
+  describe_app->add_option("configuration", path, "a TOML file")->required();
+  describe_app->add_option("--set", overrides, "override a key, e.g. --set network.depth=101 (repeatable)")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  describe_app->add_flag("--json", json, "print JSON");
+
+  std::string network = "thin";
+  CLI::App* export_app = app.add_subcommand(
+      "export",
+      "Write a network of a run as safetensors with torchvision's tensor names (filters [K, C, R, S]); the "
+      "thin one with its bridges merged.\n"
+      "In PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE), strict=True).");
+  export_app->add_option("run", path, "a run directory")->required();
+  export_app->add_option("output", output, "the file to write")->required();
+  export_app->add_option("--network", network, "which network (default: thin)")
+      ->check(CLI::IsMember({"thin", "wide", "baseline"}));
+  export_app->add_flag("--best", best, "from its best evaluation rather than its last state");
+
+  std::vector<std::filesystem::path> runs;
+  CLI::App* report_app =
+      app.add_subcommand("report",
+                         "Write one report.html for several runs that differ in their seed: means and "
+                         "standard deviations. (train writes each run's own.)");
+  report_app->add_option("output", output, "the HTML file to write")->required();
+  report_app->add_option("runs", runs, "run directories")->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (*train_app) {
+    if (!device.empty()) train.overrides.push_back("device=" + device);
+    for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);
+    taper::train_command(train);
+  } else if (*evaluate_app) {
+    taper::evaluate_command(path, json);
+  } else if (*describe_app) {
+    taper::describe_command(path, overrides, json);
+  } else if (*export_app) {
+    taper::export_command(path, output, network, best);
+  } else if (*report_app) {
+    taper::report_command(output, runs);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const taper::Error& error) {
+    std::fprintf(stderr, "taper: %s\n", error.what());
+    return error.exit_code();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "taper: %s\n", error.what());
+    return 1;
+  }
+}
