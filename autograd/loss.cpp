@@ -43,7 +43,8 @@ Tensor squared_error(Tape& tape, const Var& student, const Tensor& target) {
   const Tensor& in = student->value;
   TAPER_CHECK(target.shape() == in.shape(), "the target is {}, the student {}", to_string(target.shape()),
               to_string(in.shape()));
-  Tensor loss = scalar(tape), gradient = gradient_for(tape, student);
+  Tensor loss = scalar(tape);
+  Tensor gradient(tape.stream, in.dtype(), in.shape());
   double scale = static_cast<double>(in.dim(0)) / static_cast<double>(in.size());
   tape.backend.squared_error(tape.stream, in.size(), in.dtype(), in.data(), target.data(), scale, loss.data(),
                              gradient.data());
