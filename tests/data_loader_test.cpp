@@ -94,6 +94,22 @@ TEST(Loader, ResumesAtAnyStepWithTheSameBits) {
   EXPECT_LE(dataset.reads, 16);
 }
 
+TEST(Loader, TransformsDependOnEpochAndIndexAlone) {
+  const Fake dataset(40);
+  const auto images = [&](int64_t batch_size, bool shuffle) {
+    const LoaderOptions options{.key = 3, .batch_size = batch_size, .shuffle = shuffle};
+    std::vector<std::vector<float>> of_index(80);  // by epoch and index
+    for (const Batch& batch : batches(dataset, random_resized(5), options, 80 / batch_size))
+      for (int64_t i = 0; i < batch.count; ++i)
+        of_index[batch.step * batch_size / 40 * 40 + batch.indices[i]].assign(
+            batch.images.begin() + i * 25, batch.images.begin() + (i + 1) * 25);
+    return of_index;
+  };
+  const auto shuffled = images(8, true);
+  EXPECT_TRUE(shuffled == images(20, false));
+  for (int64_t index = 0; index < 40; ++index) EXPECT_NE(shuffled[index], shuffled[40 + index]) << index;
+}
+
 TEST(Loader, GivesEverySampleOncePerEpoch) {
   const Fake dataset(50);
   LoaderOptions options{.key = 3, .batch_size = 8, .shuffle = true, .threads = 3};
