@@ -1,6 +1,6 @@
 #pragma once
-// The shapes that the benchmarks time: ResNet-50 at 224 x 224, one shard of 8 images, and the demo's network on
-// 28 x 28.
+// The shapes that the benchmarks time: ResNet-50 at 224 x 224, one shard of 8 images, and the demo's network
+// on 28 x 28.
 
 #include <cstdint>
 #include <string>
@@ -23,7 +23,8 @@ inline std::vector<Layer> resnet50(int64_t n) {
   int64_t input = 64, size = 56;
   const int blocks[] = {3, 4, 6, 3};
   for (int stage = 0; stage < 4; ++stage) {
-    int64_t width = int64_t{64} << stage, output = 4 * width, stride = stage == 0 ? 1 : 2, out = size / stride;
+    int64_t width = int64_t{64} << stage, output = 4 * width, stride = stage == 0 ? 1 : 2,
+            out = size / stride;
     int rest = blocks[stage] - 1;
     auto add = [&](const char* part, ConvShape shape, int count) {
       layers.push_back({"layer" + std::to_string(stage + 1) + "." + part, shape, count});

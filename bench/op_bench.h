@@ -1,0 +1,121 @@
+#pragma once
+// How an op is timed: on one single-threaded stream of the CPU backend; checked before it is timed; on copies
+// of its arguments that together exceed the cache, taken in turn. Counters: FLOP/s, and bytes/s where every
+// argument counts once.
+
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "runtime/tensor.h"
+
+namespace taper::bench {
+
+struct Device {
+  std::unique_ptr<Backend> backend = make_cpu_backend();
+  std::unique_ptr<Stream> stream = backend->make_stream(1);
+};
+inline Device& device() {
+  static Device the_device;
+  return the_device;
+}
+
+/// The arguments of one call. A filter's place holds its packed form, made by the op's `prepare`.
+using Arguments = std::vector<Tensor>;
+
+struct Op {
+  std::string name;  ///< op/shape/type
+  std::vector<std::pair<DType, Shape>> arguments;
+  std::function<void(Arguments&)> run;
+  /// What `run` wrote against values computed naively: the largest error as a multiple of what is allowed.
+  std::function<double(const Arguments&)> error;
+  double flops = 0;
+  std::function<void(Arguments&)> prepare = nullptr;
+};
+
+/// Element i as a double.
+inline double at(const Tensor& tensor, int64_t i) {
+  if (tensor.dtype() == DType::f32) return static_cast<double>(tensor.as<float>()[i]);
+  if (tensor.dtype() == DType::bf16) return static_cast<double>(static_cast<float>(tensor.as<bf16>()[i]));
+  return tensor.as<double>()[i];
+}
+
+/// A tensor of numbers uniform in [-1, 1]; integers are 0 .. 9.
+inline Tensor random_tensor(DType type, const Shape& shape, uint32_t seed) {
+  Tensor result(*device().stream, type, shape);
+  uint32_t word = seed;
+  for (int64_t i = 0; i < result.size(); ++i) {
+    word = word * 1664525 + 1013904223;
+    float value = static_cast<float>(word >> 8) * 0x1p-23f - 1;
+    if (type == DType::f32) result.as<float>()[i] = value;
+    if (type == DType::bf16) result.as<bf16>()[i] = bf16(value);
+    if (type == DType::f64) result.as<double>()[i] = static_cast<double>(value);
+    if (type == DType::i32) result.as<int32_t>()[i] = static_cast<int32_t>(word >> 16) % 10;
+    if (type == DType::u8) result.as<uint8_t>()[i] = 0;
+  }
+  return result;
+}
+
+/// |got - want| as a multiple of what sums of `terms` numbers of size 1, in f32 and rounded to `type`, may be
+/// off.
+inline double relative_error(double got, double want, double terms, DType type) {
+  double unit = type == DType::bf16 ? 0x1p-8 : 0x1p-23;
+  return std::abs(got - want) / (unit * (1 + std::abs(want)) + 0x1p-23 * terms);
+}
+
+/// The largest of error(i) over eight elements spread over [0, count); NaN counts as infinite.
+template <typename F>
+double worst(int64_t count, F error) {
+  double result = 0;
+  for (int64_t n = 0; n < 8; ++n) {
+    double e = error((n * 2 + 1) * count / 16);
+    if (!(e <= result)) result = std::isnan(e) ? HUGE_VAL : e;
+  }
+  return result;
+}
+
+inline void time_op(benchmark::State& state, const Op& op) {
+  constexpr int64_t kPastTheCache = int64_t{96} << 20;
+  std::vector<Arguments> copies;
+  int64_t bytes = 0;
+  do {
+    Arguments arguments;
+    for (const auto& [type, shape] : op.arguments)
+      arguments.push_back(random_tensor(type, shape, static_cast<uint32_t>(arguments.size() + 1)));
+    if (op.prepare) op.prepare(arguments);
+    copies.push_back(std::move(arguments));
+    bytes = 0;
+    for (const Tensor& tensor : copies.back()) bytes += tensor.bytes();
+  } while (static_cast<int64_t>(copies.size()) * bytes < kPastTheCache && copies.size() < 64);
+
+  op.run(copies[0]);
+  if (double error = op.error(copies[0]); !(error <= 1)) {
+    state.SkipWithError(fmt::format("wrong: {} times the error allowed", error).c_str());
+    return;
+  }
+  size_t next = 0;
+  for (auto _ : state) {
+    op.run(copies[next]);
+    next = (next + 1) % copies.size();
+  }
+  auto rate = [&](double each) {
+    return benchmark::Counter(each, benchmark::Counter::kIsIterationInvariantRate,
+                              benchmark::Counter::OneK::kIs1000);
+  };
+  if (op.flops > 0) state.counters["FLOP/s"] = rate(op.flops);
+  state.counters["bytes/s"] = rate(static_cast<double>(bytes));
+}
+
+inline void add(Op op) {
+  std::string name = op.name;
+  benchmark::RegisterBenchmark(name.c_str(), [op = std::move(op)](benchmark::State& state) {
+    time_op(state, op);
+  })->Unit(benchmark::kMicrosecond);
+}
+
+}  // namespace taper::bench
