@@ -86,6 +86,9 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
+      throw taper::UserError(
+          "there is no command \"{}\"; there are train, evaluate, describe, export and report", argv[1]);
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (*train_app) {

@@ -1,0 +1,266 @@
+// The taper binary as a user meets it: a run that is killed, stopped, continued, spoilt, or asked for what is
+// not there.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "runtime/error.h"
+#include "runtime/philox.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string read(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class RunTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / ("taper-run-" + std::to_string(getpid()) + "-" +
+                                              testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  struct Process {
+    pid_t pid;
+    fs::path output;
+  };
+  // Starts build/taper with both outputs in a file; on `cores` cores if that is not 0.
+  Process start(std::vector<std::string> arguments, int cores = 0) {
+    fs::path output = folder_ / ("output-" + std::to_string(outputs_++));
+    pid_t pid = fork();
+    if (pid == 0) {
+      int fd = open(output.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
+      dup2(fd, 1);
+      dup2(fd, 2);
+      if (cores > 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        for (int i = 0; i < cores; ++i) CPU_SET(i, &set);
+        sched_setaffinity(0, sizeof set, &set);
+      }
+      arguments.insert(arguments.begin(), TAPER_BINARY);
+      std::vector<char*> argv;
+      for (std::string& argument : arguments) argv.push_back(argument.data());
+      argv.push_back(nullptr);
+      execv(TAPER_BINARY, argv.data());
+      _exit(127);
+    }
+    return {pid, output};
+  }
+  struct Result {
+    int code;  // negative: the signal that ended it
+    std::string text;
+  };
+  static Result wait(const Process& process) {
+    int status = 0;
+    waitpid(process.pid, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read(process.output)};
+  }
+  Result run(std::vector<std::string> arguments, int cores = 0) {
+    return wait(start(std::move(arguments), cores));
+  }
+
+  std::vector<std::string> train(const fs::path& output, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments{
+        "train", std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml", "--output",
+        output.string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  static fs::path newest(const fs::path& run) {
+    fs::path last;
+    for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+      if (entry.path().filename().string().starts_with("step-")) last = std::max(last, entry.path());
+    return last;
+  }
+  static std::string weights(const fs::path& run) { return read(newest(run) / "weights.safetensors"); }
+
+  // The lines of a run's log without what the clock says.
+  static std::vector<std::string> events(const fs::path& run) {
+    std::vector<std::string> lines;
+    std::istringstream text(read(run / "metrics.jsonl"));
+    for (std::string line; std::getline(text, line);) {
+      auto event = nlohmann::json::parse(line);
+      for (const char* key : {"time", "seconds", "images_per_s", "gflops", "command"}) event.erase(key);
+      lines.push_back(event.dump());
+    }
+    return lines;
+  }
+
+  // Starts a run and sends `signal` once its log holds `lines` lines (at once, if it ends before).
+  Result interrupt(const fs::path& output, int64_t lines, int signal, bool resume) {
+    Process process =
+        start(train(output, resume ? std::vector<std::string>{"--resume"} : std::vector<std::string>{}));
+    while (true) {
+      siginfo_t state{};
+      waitid(P_PID, static_cast<id_t>(process.pid), &state, WNOHANG | WEXITED | WNOWAIT);
+      if (state.si_pid != 0) break;
+      std::string text = read(output / "metrics.jsonl");
+      if (std::count(text.begin(), text.end(), '\n') >= lines) break;
+      std::this_thread::yield();
+    }
+    kill(process.pid, signal);
+    return wait(process);
+  }
+
+  fs::path folder_;
+  int outputs_ = 0;
+};
+
+TEST_F(RunTest, AnyNumberOfWorkersGivesTheSameBytes) {
+  ASSERT_EQ(run(train(folder_ / "one"), 1).code, 0);
+  ASSERT_EQ(run(train(folder_ / "two", {"--set", "data.threads=3"}), 2).code, 0);
+  EXPECT_EQ(weights(folder_ / "one"), weights(folder_ / "two"));
+  ASSERT_EQ(run(train(folder_ / "bf16-one", {"--set", "precision=bf16"}), 1).code, 0);
+  ASSERT_EQ(run(train(folder_ / "bf16-two", {"--set", "precision=bf16"}), 2).code, 0);
+  EXPECT_EQ(weights(folder_ / "bf16-one"), weights(folder_ / "bf16-two"));
+  EXPECT_NE(weights(folder_ / "one"), weights(folder_ / "bf16-one"));
+  ASSERT_EQ(run(train(folder_ / "seed", {"--set", "seed=2"})).code, 0);
+  EXPECT_NE(weights(folder_ / "one"), weights(folder_ / "seed"));
+}
+
+TEST_F(RunTest, KilledAtRandomMomentsItEndsWithTheSameBytes) {
+  ASSERT_EQ(run(train(folder_ / "whole")).code, 0);
+  auto expected = events(folder_ / "whole");
+  auto total = static_cast<uint32_t>(expected.size());
+  taper::Draws draws(7, 0, 0);
+  std::set<std::string> stages_hit;
+  constexpr uint32_t kTrials = 8;
+  for (uint32_t trial = 0; trial < kTrials; ++trial) {
+    fs::path output = folder_ / ("killed-" + std::to_string(trial));
+    // One kill in each eighth of the log, so that every stage is hit; then a second one while resuming.
+    int64_t first = 1 + (trial * total + draws.below(total)) / kTrials;
+    Result killed = interrupt(output, first, SIGKILL, false);
+    EXPECT_EQ(killed.code, -SIGKILL);
+    auto so_far = events(output);
+    stages_hit.insert(nlohmann::json::parse(so_far.back()).value("stage", "run"));
+    interrupt(output, first + draws.below(10), SIGKILL, true);
+    Result resumed = run(train(output, {"--resume"}));
+    ASSERT_EQ(resumed.code, 0) << resumed.text;
+    EXPECT_EQ(weights(output), weights(folder_ / "whole")) << "killed at line " << first;
+    EXPECT_EQ(events(output), expected) << "killed at line " << first;
+  }
+  EXPECT_GE(stages_hit.size(), 4u);
+}
+
+TEST_F(RunTest, StopsCleanlyOnSignalsAndGoesOn) {
+  ASSERT_EQ(run(train(folder_ / "whole")).code, 0);
+  for (int signal : {SIGTERM, SIGINT}) {
+    fs::path output = folder_ / ("stopped-" + std::to_string(signal));
+    Result stopped = interrupt(output, 6, signal, false);
+    ASSERT_EQ(stopped.code, 0) << stopped.text;
+    EXPECT_THAT(stopped.text, HasSubstr("--resume goes on from here"));
+    ASSERT_EQ(run(train(output, {"--resume"})).code, 0);
+    EXPECT_EQ(weights(output), weights(folder_ / "whole"));
+    EXPECT_EQ(events(output), events(folder_ / "whole"));
+  }
+}
+
+TEST_F(RunTest, ASpoiltCheckpointIsNamedAndThePreviousOneUsed) {
+  ASSERT_EQ(run(train(folder_ / "whole")).code, 0);
+  fs::path output = folder_ / "spoilt";
+  ASSERT_EQ(interrupt(output, 20, SIGTERM, false).code, 0);
+  fs::path file = newest(output) / "weights.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 5);
+  Result resumed = run(train(output, {"--resume"}));
+  ASSERT_EQ(resumed.code, 0) << resumed.text;
+  EXPECT_THAT(resumed.text, HasSubstr(file.parent_path().filename().string()));
+  EXPECT_EQ(weights(output), weights(folder_ / "whole"));
+}
+
+TEST_F(RunTest, NaNStopsBeforeAnyWeightChanges) {
+  fs::path output = folder_ / "nan";
+  Result result = run(train(output, {"--set", "baseline.lr=1e38", "--set", "baseline.checkpoint_every=1"}));
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.text, HasSubstr("stage baseline, step "));
+  EXPECT_THAT(result.text, HasSubstr("is not finite"));
+  EXPECT_THAT(result.text, testing::AnyOf(HasSubstr("block layer"), HasSubstr("the gradient of "),
+                                          HasSubstr("stem"), HasSubstr("head")));
+  // What was saved last is finite, as set_weights checks; so the run can be resumed up to the same step.
+  Result again =
+      run(train(output, {"--set", "baseline.lr=1e38", "--set", "baseline.checkpoint_every=1", "--resume"}));
+  EXPECT_EQ(again.code, 1);
+  EXPECT_THAT(again.text, HasSubstr("is not finite"));
+}
+
+TEST_F(RunTest, RefusesWhatMakesNoSense) {
+  fs::path output = folder_ / "run";
+  ASSERT_EQ(run(train(output)).code, 0);
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string says;
+  };
+  std::string other = (folder_ / "other").string();
+  for (const Case& c :
+       {Case{train(output), "holds another run"},
+        Case{train(output, {"--resume", "--set", "seed=5"}), "seed"},
+        Case{train(other, {"--resume"}), "no run to resume"},
+        Case{train(other, {"--set", "wide.epoch=2"}), "wide.epochs"},
+        Case{train(other, {"--set", "stages=[\"imitate\"]"}), "wide"},
+        Case{train(other, {"--set", "widen.factor=1.3"}), "whole"},
+        Case{train(other, {"--set", "baseline.batch_size=1000"}), "baseline.batch_size"},
+        Case{train(other, {"--set", "data.path=/nowhere"}), "/nowhere"},
+        Case{train(other, {"--device", "cuda"}), "cpu"}, Case{{"train", "/nowhere.toml"}, "/nowhere.toml"},
+        Case{{"evaluate", other}, "no such run directory"},
+        Case{{"export", output.string(), (folder_ / "x" / "y.safetensors").string()}, "y.safetensors"},
+        Case{{"frobnicate"}, "frobnicate"}, Case{{"train"}, "configuration"}}) {
+    Result result = run(c.arguments);
+    EXPECT_EQ(result.code, 2) << fmt::format("{}", fmt::join(c.arguments, " ")) << result.text;
+    EXPECT_THAT(result.text, HasSubstr(c.says));
+    EXPECT_FALSE(fs::exists(other)) << "half a run was left behind";
+  }
+}
+
+TEST_F(RunTest, EveryCommandAnswers) {
+  fs::path output = folder_ / "run";
+  ASSERT_EQ(run(train(output)).code, 0);
+  Result table = run({"evaluate", output.string()}), json = run({"evaluate", output.string(), "--json"});
+  EXPECT_THAT(table.text, HasSubstr("baseline"));
+  auto rows = nlohmann::json::parse(json.text);
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0]["network"], "baseline");
+  EXPECT_EQ(rows[2]["parameters"], rows[0]["parameters"]);
+  EXPECT_EQ(rows[1]["samples"], 128);
+  // The table's figures are those of the log's last evaluation.
+  for (const std::string& line : events(output)) {
+    auto event = nlohmann::json::parse(line);
+    if (event["event"] != "network" || event["network"] != "thin") continue;
+    EXPECT_EQ(event["top1"], rows[2]["top1"]);
+  }
+  fs::path file = folder_ / "thin.safetensors";
+  EXPECT_EQ(run({"export", output.string(), file.string()}).code, 0);
+  EXPECT_THAT(read(file).substr(0, 4000), HasSubstr("layer1.0.conv1.weight"));
+  EXPECT_EQ(run({"export", output.string(), file.string(), "--best", "--network", "wide"}).code, 0);
+  std::string tiny = std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml";
+  auto described = nlohmann::json::parse(run({"describe", tiny, "--json"}).text);
+  EXPECT_EQ(described["stages"].size(), 5u);
+  EXPECT_EQ(described["networks"][0]["parameters"], rows[0]["parameters"]);
+  for (const char* command : {"train", "evaluate", "describe", "export", "report"}) {
+    Result help = run({command, "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_GT(help.text.size(), 300u);
+  }
+}
+
+}  // namespace
