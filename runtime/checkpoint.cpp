@@ -100,15 +100,17 @@ fs::path locate(const fs::path& folder, const std::string& name) {
 Checkpoint load_matching(const fs::path& folder, const std::string& name, std::string_view identity) {
   fs::path place = locate(folder, name);
   Checkpoint checkpoint = read_checkpoint(place, name);
-  if (checkpoint.identity != identity)
+  if (checkpoint.identity != identity) {
     throw UserError(
         "the checkpoint {} is refused: it belongs to another model or configuration ('{}', where '{}' is "
         "needed). "
         "Use the configuration that it was made with, or another output folder.",
         place.string(), checkpoint.identity, identity);
-  if (auto sequence = sequence_of(name); sequence && checkpoint.sequence != *sequence)
+  }
+  if (auto sequence = sequence_of(name); sequence && checkpoint.sequence != *sequence) {
     throw UserError("the checkpoint {} is refused: it was saved as {}.", place.string(),
                     step_name(checkpoint.sequence));
+  }
   return checkpoint;
 }
 
@@ -151,9 +153,10 @@ fs::path CheckpointStore::put(const std::string& name, int64_t sequence, std::op
   std::error_code error;
   if (fs::create_directories(folder_, error))
     sync_folder(folder_.has_parent_path() ? folder_.parent_path() : ".");
-  if (error)
+  if (error) {
     throw UserError("cannot make the folder {}: {}. Choose another output folder.", folder_.string(),
                     error.message());
+  }
   FolderLock lock(folder_, FolderLock::Kind::exclusive);
   tidy();
   fs::path final = folder_ / name;
@@ -161,9 +164,10 @@ fs::path CheckpointStore::put(const std::string& name, int64_t sequence, std::op
   fs::path replaced = folder_ / fmt::format("{}{}", kReplaced, name);
   try {
     fs::create_directory(temporary, error);
-    if (error)
+    if (error) {
       throw Failure("cannot make the folder {}: {}. The earlier checkpoints are untouched.",
                     temporary.string(), error.message());
+    }
     write_new_file(temporary / kWeights, final / kWeights, weights.pieces);
     write_new_file(temporary / kState, final / kState, state.pieces);
     write_new_file(temporary / kManifest, final / kManifest, Pieces(&manifest_piece, 1));
@@ -185,10 +189,11 @@ void CheckpointStore::tidy() const {
     if (name.starts_with(kTemporary)) remove_folder(folder_ / name);
     if (!name.starts_with(kReplaced)) continue;
     fs::path successor = folder_ / name.substr(kReplaced.size());
-    if (fs::exists(successor))
+    if (fs::exists(successor)) {
       remove_folder(folder_ / name);
-    else
+    } else {
       rename_path(folder_ / name, successor);
+    }
   }
 }
 

@@ -82,29 +82,33 @@ int64_t total_size(Pieces pieces) {
         "system that holds {}{}, then run again.",
         path.string(), describe(error), size, folder, error == EDQUOT ? ", or raise the quota" : "");
   }
-  if (error == EFBIG)
+  if (error == EFBIG) {
     throw Failure(
         "cannot write {}: {} ({} bytes are needed). What was there before is untouched. Raise the limit on "
         "file "
         "sizes (ulimit -f), or write to a file system that allows larger files, then run again.",
         path.string(), describe(error), size);
-  for (int mistake : {ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENAMETOOLONG})
-    if (error == mistake)
+  }
+  for (int mistake : {ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENAMETOOLONG}) {
+    if (error == mistake) {
       throw UserError("cannot write {}: {}. Name a file in a folder that exists and may be written.",
                       path.string(), describe(error));
+    }
+  }
   throw Failure("cannot write {}: {}. What was there before is untouched.", path.string(), describe(error));
 }
 
 /// Writes and flushes all pieces; errors name `shown`, which the user knows, not the temporary name.
 void write_pieces(const Descriptor& file, const fs::path& shown, Pieces pieces) {
   int64_t size = total_size(pieces);
-  for (auto piece : pieces)
+  for (auto piece : pieces) {
     while (!piece.empty()) {
       ssize_t written = uninterrupted([&] { return ::write(file, piece.data(), piece.size()); });
       // A call that writes nothing and reports nothing would be repeated for ever.
       if (written <= 0) throw_write_error(shown, written < 0 ? errno : EIO, size);
       piece = piece.subspan(static_cast<size_t>(written));
     }
+  }
   if (uninterrupted([&] { return ::fsync(file); }) != 0) throw_write_error(shown, errno, size);
 }
 
@@ -129,23 +133,27 @@ std::vector<std::byte> read_file(const fs::path& path, int64_t limit) {
   // O_NONBLOCK: a named pipe without a writer must be refused, not waited for.
   Descriptor file = open_file(path, O_RDONLY | O_NONBLOCK);
   struct stat status {};
-  if (file < 0 || ::fstat(file, &status) != 0)
+  if (file < 0 || ::fstat(file, &status) != 0) {
     throw UserError("cannot read {}: {}. Check the path and its permissions.", path.string(),
                     describe(errno));
-  if (!S_ISREG(status.st_mode))
+  }
+  if (!S_ISREG(status.st_mode)) {
     throw UserError("cannot read {}: it is {}, where a file is needed.", path.string(),
                     S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
-  if (status.st_size > limit)
+  }
+  if (status.st_size > limit) {
     throw UserError("cannot read {}: it has {} bytes, and at most {} make sense here. Is it the right file?",
                     path.string(), status.st_size, limit);
+  }
   std::vector<std::byte> bytes(static_cast<size_t>(status.st_size));
   size_t done = 0;
   while (done < bytes.size()) {
     ssize_t got = uninterrupted([&] { return ::read(file, bytes.data() + done, bytes.size() - done); });
     if (got < 0) throw Failure("cannot read {} at byte {}: {}.", path.string(), done, describe(errno));
-    if (got == 0)
+    if (got == 0) {
       throw Failure("{} became shorter while it was read ({} of {} bytes were left).", path.string(), done,
                     bytes.size());
+    }
     done += static_cast<size_t>(got);
   }
   return bytes;
@@ -158,9 +166,10 @@ void write_file_atomically(const fs::path& path, Pieces pieces) {
   if (ignored) target = path;
   fs::file_status status = fs::status(target, ignored);
   // Renaming over a device such as /dev/null would replace the device.
-  if (fs::exists(status) && !fs::is_regular_file(status))
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
     throw UserError("cannot write {}: it exists and is not a regular file. Choose another name.",
                     path.string());
+  }
   if (!target.has_filename())
     throw UserError("cannot write {}: it names a folder, where a file is needed.", path.string());
   fs::path partial = folder_of(target) / fmt::format(".{}.partial", target.filename().string());

@@ -44,10 +44,11 @@ std::optional<int64_t> size_in_bytes(DType dtype, const std::vector<int64_t>& sh
   int64_t size = size_of(dtype);
   bool empty = false;
   for (int64_t extent : shape) {
-    if (extent == 0)
+    if (extent == 0) {
       empty = true;
-    else if (extent < 0 || __builtin_mul_overflow(size, extent, &size))
+    } else if (extent < 0 || __builtin_mul_overflow(size, extent, &size)) {
       return {};
+    }
   }
   return empty ? 0 : size;
 }
@@ -121,9 +122,10 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     } else if (depth_ == 2 && key_ == "dtype") {
       auto* known = std::find_if(std::begin(kDTypes), std::end(kDTypes),
                                  [&](const FormatDType& candidate) { return candidate.name == value; });
-      if (known == std::end(kDTypes))
+      if (known == std::end(kDTypes)) {
         throw UserError("{}: dtype '{}' is not one that Taper reads (F64, F32, BF16, I64, I32, U8).", where(),
                         printable(value));
+      }
       entries.back().dtype = known->dtype;
     } else {
       refuse("a string");
@@ -172,9 +174,10 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     entry.end = offsets_[1];
     auto size = size_in_bytes(entry.dtype, entry.shape);
     if (!size) throw UserError("{}: the shape is too large for 64-bit sizes.", where());
-    if (entry.end < entry.begin || entry.end - entry.begin != *size)
+    if (entry.end < entry.begin || entry.end - entry.begin != *size) {
       throw UserError("{}: data_offsets [{}, {}] do not match the {} bytes that dtype and shape need.",
                       where(), entry.begin, entry.end, *size);
+    }
   }
 
   const std::string& file_;
@@ -245,27 +248,31 @@ SafetensorsFile SafetensorsFile::read(const std::filesystem::path& path) {
 
 SafetensorsFile SafetensorsFile::parse(std::vector<std::byte> content, const std::string& shown) {
   int64_t size = static_cast<int64_t>(content.size());
-  if (size < kLengthBytes)
+  if (size < kLengthBytes) {
     throw UserError("{} is not a safetensors file: it has {} bytes, fewer than the 8 of a header's length.",
                     shown, size);
+  }
   uint64_t length = 0;
   std::memcpy(&length, content.data(), sizeof length);
-  if (length > static_cast<uint64_t>(kMaxHeader))
+  if (length > static_cast<uint64_t>(kMaxHeader)) {
     throw UserError(
         "{} is not a safetensors file: it claims a header of {} bytes, and at most {} are allowed.", shown,
         length, kMaxHeader);
+  }
   int64_t data_start = kLengthBytes + static_cast<int64_t>(length);
-  if (data_start > size)
+  if (data_start > size) {
     throw UserError(
         "{} is truncated: its header needs {} bytes, and the file has {}. Copy or download it again.", shown,
         data_start, size);
+  }
   const char* json = reinterpret_cast<const char*>(content.data()) + kLengthBytes;
   // The parser would skip a byte order mark in front, and takes a NUL for the end.
   if (length == 0 || *json != '{')
     throw UserError("{} is not a safetensors file: its header does not begin with '{{'.", shown);
-  if (const void* nul = std::memchr(json, 0, length))
+  if (const void* nul = std::memchr(json, 0, length)) {
     throw UserError("{}: the header is not valid JSON, at byte {} of the file.", shown,
                     static_cast<const char*>(nul) - json + kLengthBytes);
+  }
   HeaderReader reader(shown);
   Json::sax_parse(json, json + length, &reader);
 
@@ -276,23 +283,26 @@ SafetensorsFile SafetensorsFile::parse(std::vector<std::byte> content, const std
   SafetensorsFile file;
   int64_t covered = 0, available = size - data_start;
   for (Entry& entry : reader.entries) {
-    if (entry.begin != covered)
+    if (entry.begin != covered) {
       throw UserError("{}: tensor '{}' begins at byte {} of the data, where {} was expected: the data {}.",
                       shown, printable(entry.name), entry.begin, covered,
                       entry.begin > covered ? "has a hole" : "overlaps");
-    if (entry.end > available)
+    }
+    if (entry.end > available) {
       throw UserError(
           "{} is truncated: tensor '{}' ends at byte {} of the data, and the file has {}. Copy or "
           "download it again.",
           shown, printable(entry.name), entry.end, available);
+    }
     covered = entry.end;
     file.tensors_.push_back({std::move(entry.name), entry.dtype, std::move(entry.shape),
                              std::span(content).subspan(static_cast<size_t>(data_start + entry.begin),
                                                         static_cast<size_t>(entry.end - entry.begin))});
   }
-  if (covered != available)
+  if (covered != available) {
     throw UserError("{}: {} bytes follow the last tensor. Is it one whole safetensors file?", shown,
                     available - covered);
+  }
   for (size_t i = 0; i < file.tensors_.size(); ++i) file.index_.emplace(file.tensors_[i].name, i);
   file.shown_ = shown;
   file.content_ = std::move(content);

@@ -272,6 +272,14 @@ class Interrupted : public CheckpointTest {
     ASSERT_TRUE(best);
     expect_content(*best, best->sequence);
   }
+
+  /// Nothing that has a checkpoint's name may be half written or half removed, not only the one that is used.
+  void expect_all_whole() {
+    for (const std::string& name : names_in(folder_)) {
+      if (name.starts_with(".")) continue;
+      EXPECT_NO_THROW(load_checkpoint(folder_ / name)) << name;
+    }
+  }
 };
 
 TEST_F(Interrupted, KilledAtEverySystemCall) {
@@ -309,6 +317,7 @@ TEST_F(Interrupted, KilledAtEverySystemCall) {
     }
     SCOPED_TRACE(stops);
     expect_usable(store, finished ? 3 : 2, 3);
+    expect_all_whole();
     store.save(4, Content(4).view());
     expect_usable(store, 4, 4);
     ASSERT_EQ(names_in(folder_), (std::set<std::string>{".lock", "best-thin", "step-00000004"}));
@@ -345,6 +354,7 @@ TEST_F(Interrupted, KilledAtRandomMoments) {
     close(progress[0]);
     SCOPED_TRACE(round);
     expect_usable(store, least, INT64_MAX);
+    expect_all_whole();
     least = latest(store)->sequence;
   }
 }
