@@ -36,6 +36,7 @@ struct Op {
   std::function<double(const Arguments&)> error;
   double flops = 0;
   std::function<void(Arguments&)> prepare = nullptr;
+  int64_t bytes = 0;  ///< read and written by a call, where that is not every argument once
 };
 
 /// Element i as a double.
@@ -108,7 +109,7 @@ inline void time_op(benchmark::State& state, const Op& op) {
                               benchmark::Counter::OneK::kIs1000);
   };
   if (op.flops > 0) state.counters["FLOP/s"] = rate(op.flops);
-  state.counters["bytes/s"] = rate(static_cast<double>(bytes));
+  state.counters["bytes/s"] = rate(static_cast<double>(op.bytes > 0 ? op.bytes : bytes));
 }
 
 inline void add(Op op) {

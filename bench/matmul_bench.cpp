@@ -1,0 +1,75 @@
+// Matrix products: BERT's and ResNet-50's linear layers with both gradients, attention's batched ones; bias
+// gradients.
+
+#include "bench/op_bench.h"
+
+namespace taper::bench {
+namespace {
+
+Op matmul(const std::string& name_of_shape, MatmulShape s, DType type, DType out_type, bool epilogue) {
+  Shape a = {s.batch * s.m * s.k}, b = {s.batch * s.k * s.n}, out = {s.batch * s.m * s.n};
+  return {.name = fmt::format("matmul{}/{}/{}", epilogue ? "_bias_gelu" : "", name_of_shape, name(type)),
+          .arguments = {{type, a}, {type, b}, {DType::f32, {s.n}}, {out_type, out}},
+          .run =
+              [=](Arguments& v) {
+                MatmulEpilogue parts;
+                if (epilogue) parts.bias = v[2].data(), parts.activation = Activation::gelu;
+                device().backend->matmul(*device().stream, s, type, v[0].data(), v[1].data(), parts, out_type,
+                                         v[3].data());
+              },
+          .error =
+              [=](const Arguments& v) {
+                return worst(v[3].size(), [&](int64_t i) {
+                  int64_t column = i % s.n, row = i / s.n % s.m, batch = i / s.n / s.m;
+                  double want = 0;
+                  for (int64_t k = 0; k < s.k; ++k)
+                    want +=
+                        at(v[0], batch * s.stride_a + (s.transpose_a ? k * s.m + row : row * s.k + k)) *
+                        at(v[1], batch * s.stride_b + (s.transpose_b ? column * s.k + k : k * s.n + column));
+                  if (epilogue) want += at(v[2], column);
+                  if (epilogue) want *= 0.5 * std::erfc(-want / std::sqrt(2.0));
+                  return relative_error(at(v[3], i), want, static_cast<double>(s.k), out_type);
+                });
+              },
+          .flops = static_cast<double>(s.flops())};
+}
+
+Op sum_rows(int64_t rows, int64_t columns, DType type) {
+  return {.name = fmt::format("sum_rows/{}x{}/{}", rows, columns, name(type)),
+          .arguments = {{type, {rows, columns}}, {DType::f32, {columns}}},
+          .run =
+              [=](Arguments& a) {
+                device().stream->zero(a[1].data(), a[1].bytes());
+                device().backend->sum_rows(*device().stream, rows, columns, type, a[0].data(), a[1].data());
+              },
+          .error =
+              [=](const Arguments& a) {
+                return worst(columns, [&](int64_t j) {
+                  double want = 0;
+                  for (int64_t row = 0; row < rows; ++row) want += at(a[0], row * columns + j);
+                  return relative_error(at(a[1], j), want, static_cast<double>(rows), DType::f32);
+                });
+              }};
+}
+
+const bool registered = [] {
+  constexpr int64_t kTokens = 2048;
+  for (DType type : {DType::f32, DType::bf16}) {
+    auto linear = [&](const std::string& layer, int64_t rows, int64_t in, int64_t out) {
+      add(matmul(layer, {rows, out, in, false, true}, type, type, false));
+      add(matmul(layer, {rows, out, in, false, true}, type, type, true));
+      add(matmul(layer + "_backward_data", {rows, in, out}, type, type, false));
+      add(matmul(layer + "_backward_weight", {out, in, rows, true, false}, type, DType::f32, false));
+    };
+    linear("bert_projection", kTokens, 768, 768);
+    linear("bert_feed_forward", kTokens, 768, 3072);
+    linear("resnet50_head", 8, 2048, 1000);
+    add(matmul("attention_scores", {128, 128, 64, false, true, 192}, type, type, false));
+    add(sum_rows(kTokens, 768, type));
+    add(sum_rows(8, 1000, type));
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace taper::bench
