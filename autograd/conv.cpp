@@ -119,11 +119,12 @@ struct NormState {
 void norm_backward(Tape& tape, const BatchNorm& norm, const NormState& state, const Tensor& dy, void* dx,
                    const Var& residual) {
   DType type = accumulator(tape.type);
-  bool trains = tape.trains(*norm.weight);
-  Tensor unused = trains ? Tensor() : Tensor::zeros(tape.stream, type, {2, state.shape.channels});
-  void* dgamma = trains ? tape.gradient(*norm.weight) : unused.data();
-  void* dbeta =
-      trains ? tape.gradient(*norm.bias) : unused.slice(state.shape.channels, state.shape.channels).data();
+  // The kernel computes both; the gradient of what is frozen goes nowhere.
+  bool frozen = !tape.trains(*norm.weight) || !tape.trains(*norm.bias);
+  Tensor unused = frozen ? Tensor::zeros(tape.stream, type, {2, state.shape.channels}) : Tensor();
+  void* dgamma = tape.trains(*norm.weight) ? tape.gradient(*norm.weight) : unused.data();
+  void* dbeta = tape.trains(*norm.bias) ? tape.gradient(*norm.bias)
+                                        : unused.slice(state.shape.channels, state.shape.channels).data();
   Tensor dresidual = residual && residual->needs_gradient ? tape.empty(dy.shape()) : Tensor();
   tape.backend.batch_norm_backward(tape.stream, state.shape, tape.type, dy.data(), state.x.data(),
                                    state.shape.relu ? state.y.data() : nullptr, norm.weight->value().data(),
@@ -175,6 +176,10 @@ Tensor norm_forward(Tape& tape, const Tensor& x, const BatchNorm& norm, const Va
   return y;
 }
 
+bool trains(const Tape& tape, const BatchNorm& norm) {
+  return tape.trains(*norm.weight) || tape.trains(*norm.bias);
+}
+
 BatchNormShape norm_shape(const Tensor& x, const BatchNorm& norm, bool relu) {
   int64_t channels = norm.weight->size;
   TAPER_CHECK(x.shape().back() == channels, "{} normalises {} channels, its input is {}", norm.weight->name,
@@ -195,7 +200,7 @@ Var conv2d(Tape& tape, const Var& x, const Conv& conv) {
 Var batch_norm(Tape& tape, const Var& x, const BatchNorm& norm, const Var& residual, bool relu) {
   NormState state{norm_shape(x->value, norm, relu), {}, {}, {}, {}, false};
   Tensor y = norm_forward(tape, x->value, norm, residual, state);
-  bool needs = x->needs_gradient || tape.trains(*norm.weight) || (residual && residual->needs_gradient);
+  bool needs = x->needs_gradient || trains(tape, norm) || (residual && residual->needs_gradient);
   return tape.record(y, needs, [&tape, x, norm, residual, state](const Tensor& dy) {
     Tensor dx = tape.empty(x->value.shape());
     norm_backward(tape, norm, state, dy, dx.data(), residual);
@@ -206,7 +211,7 @@ Var batch_norm(Tape& tape, const Var& x, const BatchNorm& norm, const Var& resid
 Var conv_batch_norm(Tape& tape, const Var& x, const Conv& conv, const BatchNorm& norm, const Var& residual,
                     bool relu) {
   ConvShape shape = conv.shape(x->value);
-  bool needs = x->needs_gradient || tape.trains(*conv.filter) || tape.trains(*norm.weight) ||
+  bool needs = x->needs_gradient || tape.trains(*conv.filter) || trains(tape, norm) ||
                (residual && residual->needs_gradient);
   if (!tape.training && !(tape.recording() && needs)) {
     Tensor y = tape.empty(output(shape));

@@ -25,7 +25,7 @@ Var linear(Tape& tape, const Var& x, const Parameter& weight, const Parameter* b
   tape.backend.matmul(tape.stream, {.m = rows, .n = out, .k = in, .transpose_b = true}, tape.type,
                       x->value.data(), w.data(), {.bias = bias ? bias->value().data() : nullptr}, sums,
                       y.data());
-  bool needs = x->needs_gradient || tape.trains(weight);
+  bool needs = x->needs_gradient || tape.trains(weight) || (bias != nullptr && tape.trains(*bias));
   return tape.record(y, needs, [&tape, x, &weight, bias, w, rows, out, in, sums](const Tensor& gradient) {
     Tensor dy = gradient;
     if (tape.type != sums) {

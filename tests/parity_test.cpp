@@ -1,0 +1,283 @@
+// The same weights and images as PyTorch's give the same logits, losses, running statistics and gradients.
+//
+// tests/golden/make_resnet_golden.py says what the golden files hold. The reference backend, in double, must
+// reproduce PyTorch's float64 run: every tensor, through its norm, projections and elements. That makes it
+// the truth against which the CPU backend's error is measured over whole tensors, and this error must not
+// exceed twice PyTorch's own in the same precision (in f32 plus a few ulp, where PyTorch's may be exact by
+// luck).
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <sstream>
+
+#include "layers/resnet.h"
+#include "layers/weights.h"
+#include "runtime/philox.h"
+#include "runtime/safetensors.h"
+
+namespace taper {
+namespace {
+
+struct Case {
+  std::string name;
+  ResNetSpec spec;
+  int64_t images, height, width;
+  double smoothing = 0;
+};
+
+// make_resnet_golden.py has the same table.
+std::vector<Case> cases() {
+  using Style = ResNetSpec::Style;
+  using Kind = ResNetSpec::BlockKind;
+  ResNetSpec wide{.style = Style::imagenet, .block = Kind::bottleneck, .depths = {1, 1, 1, 1}};
+  wide.classes = 10;
+  wide.inner = 2;
+  ResNetSpec basic{.style = Style::cifar, .block = Kind::basic, .depths = {3, 3, 3}, .width = 16};
+  basic.classes = 10;
+  ResNetSpec narrow = basic;
+  narrow.depths = {2, 2, 2};
+  narrow.width = 8;
+  ResNetSpec bottleneck = narrow, plain = narrow, tanh = narrow;
+  bottleneck.block = Kind::bottleneck;
+  bottleneck.inner = 2;
+  plain.width = 12;
+  plain.shortcuts = false;
+  tanh.activation = Activation::tanh;
+  tanh.inner = 1.5;
+  return {
+      {"wide-bottleneck", wide, 4, 45, 51},
+      {"cifar-basic", basic, 4, 16, 16},
+      {"cifar-bottleneck", bottleneck, 4, 16, 16, 0.1},
+      {"cifar-plain", plain, 4, 16, 16},
+      {"cifar-tanh", tanh, 4, 13, 15},
+  };
+}
+
+enum Purpose : uint32_t { kValues, kSigns, kPlaces };
+
+uint32_t word(const std::string& name, int64_t i, Purpose purpose) {
+  return philox({static_cast<uint32_t>(i / 4), purpose, 0, 0}, hash(name))[static_cast<size_t>(i % 4)];
+}
+
+// As draw_weights() of the script.
+void draw_weights(Network& network, Stream& stream, const ResNetSpec& spec, const std::string& seed) {
+  std::string last = spec.block == ResNetSpec::BlockKind::bottleneck ? "bn3.weight" : "bn2.weight";
+  for (Parameter& p : network.store().all()) {
+    std::vector<double> values(static_cast<size_t>(p.size));
+    double fan_out = p.role == Role::filter ? static_cast<double>(p.shape[0] * p.shape[1] * p.shape[2]) : 0;
+    double fan_in = static_cast<double>(network.head_readers().front()->shape[1]);
+    for (int64_t i = 0; i < p.size; ++i) {
+      double u = 2.0 * uniform(word(seed + "/" + p.name, i, kValues)) - 1;
+      switch (p.role) {
+        case Role::filter:
+          u *= std::sqrt(6.0 / fan_out);
+          break;
+        case Role::matrix:
+        case Role::bias:
+          u *= std::sqrt(1.0 / fan_in);
+          break;
+        case Role::running_variance:
+          u = 1 + 0.5 * u;
+          break;
+        case Role::norm_weight:
+          u = 0.75 + 0.25 * u;
+          if (spec.shortcuts && p.name.ends_with(last)) u *= 0.25;
+          break;
+        case Role::norm_bias:
+        case Role::running_mean:
+          u *= 0.25;
+          break;
+      }
+      values[static_cast<size_t>(i)] = static_cast<float>(u);
+    }
+    set_values(stream, p, values);
+  }
+}
+
+// Host values as a tensor of `type`.
+Tensor tensor(Stream& stream, DType type, Shape shape, const std::vector<double>& values) {
+  if (type == DType::f64) return Tensor::from<double>(stream, std::move(shape), values);
+  std::vector<float> floats(values.begin(), values.end());
+  if (type == DType::f32) return Tensor::from<float>(stream, std::move(shape), floats);
+  std::vector<bf16> halves;
+  for (float v : floats) halves.emplace_back(v);
+  return Tensor::from<bf16>(stream, std::move(shape), halves);
+}
+
+std::vector<double> host(Stream& stream, const Tensor& t) {
+  if (t.dtype() == DType::f64) return t.host<double>(stream);
+  std::vector<float> values = t.host<float>(stream);
+  return {values.begin(), values.end()};
+}
+
+struct Outcome {
+  std::vector<double> logits, inference;  // with a recording tape, and (eval mode) without one
+  double loss = 0;
+  std::map<std::string, std::vector<double>> tensors;  // gradients; in train mode running statistics too
+};
+
+Outcome run(Backend& backend, DType type, const Case& c, bool training, const std::string& seed) {
+  std::unique_ptr<Stream> stream = backend.make_stream(1);
+  std::unique_ptr<Network> network = make_resnet(c.spec);
+  ParameterStore& store = network->store();
+  store.allocate(*stream, type);
+  draw_weights(*network, *stream, c.spec, seed);
+  std::vector<double> pixels(static_cast<size_t>(c.images * c.height * c.width * 3));
+  for (size_t i = 0; i < pixels.size(); ++i)
+    pixels[i] = (word(seed + "/images", static_cast<int64_t>(i), kValues) >> 24) / 64.0 - 2;
+  std::vector<int32_t> classes;
+  for (int64_t i = 0; i < c.images; ++i)
+    classes.push_back(static_cast<int32_t>(word(seed + "/labels", i, kValues) % c.spec.classes));
+  Tensor images = tensor(*stream, type, {c.images, c.height, c.width, 3}, pixels);
+  Tensor labels = Tensor::from<int32_t>(*stream, {c.images}, classes);
+
+  Outcome outcome;
+  ShardSums sums{Tensor::zeros(*stream, accumulator(type), {store.value_size()}),
+                 Tensor::zeros(*stream, accumulator(type), {store.statistic_size()})};
+  Tape tape(backend, *stream, type, &sums);
+  tape.training = training;
+  Var logits = network->forward(tape, tape.constant(images));
+  outcome.logits = host(*stream, logits->value);
+  outcome.loss = host(*stream, cross_entropy(tape, logits, labels, c.smoothing)).front();
+  tape.backward();
+  for (const Parameter& p : store.all()) {
+    if (!p.is_statistic()) {
+      outcome.tensors[p.name] = host(*stream, sums.gradients.slice(p.offset, p.size));
+    } else if (training) {
+      std::vector<double> moved = host_values(*stream, p),
+                          batch = host(*stream, sums.statistics.slice(p.offset, p.size));
+      for (size_t i = 0; i < moved.size(); ++i) moved[i] = 0.9 * moved[i] + 0.1 * batch[i];
+      outcome.tensors[p.name] = moved;
+    }
+  }
+  if (!training) {
+    Tape inference(backend, *stream, type);
+    outcome.inference = host(*stream, network->forward(inference, inference.constant(images))->value);
+  }
+  return outcome;
+}
+
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (double v : values) sum += v * v;
+  return std::sqrt(sum);
+}
+
+// |a - b| / |b|. A NaN anywhere makes it NaN, which no comparison below lets pass.
+double relative(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return std::nan("");
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(sum) / norm(b);
+}
+
+class Golden {
+ public:
+  Golden(const std::string& name, bool training)
+      : file_(SafetensorsFile::read(std::string(TAPER_SOURCE_DIR "/tests/golden/resnet/") + name +
+                                    ".safetensors")),
+        mode_(training ? "train" : "eval") {
+    std::istringstream lines(file_.metadata().at(mode_ + ".names"));
+    for (std::string line; std::getline(lines, line);) names.push_back(line);
+  }
+  std::string seed() const { return file_.metadata().at("seed"); }
+  std::vector<double> values(const std::string& what) const {
+    const TensorBytes& found = file_.tensor(mode_ + "." + what);
+    std::vector<double> result(found.bytes.size() / sizeof(double));
+    std::memcpy(result.data(), found.bytes.data(), found.bytes.size());
+    return result;
+  }
+  std::vector<std::string> names;
+
+ private:
+  SafetensorsFile file_;
+  std::string mode_;
+};
+
+// As digest() of the script: norm, 4 projections on random signs, 8 elements.
+std::array<double, 13> digest(const std::string& name, const std::vector<double>& values) {
+  std::array<double, 13> result{norm(values)};
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint32_t signs = word(name, static_cast<int64_t>(i), kSigns);
+    for (size_t j = 0; j < 4; ++j) result[1 + j] += signs >> j & 1 ? -values[i] : values[i];
+  }
+  for (size_t j = 0; j < 8; ++j)
+    result[5 + j] = values[uint64_t{word(name, static_cast<int64_t>(j), kPlaces)} * values.size() >> 32];
+  return result;
+}
+
+// Two computations in double differ by the network's condition times 2^-53: far below this, while a wrong
+// formula is far above.
+constexpr double kExact = 1e-10;
+
+void expect_golden(const Outcome& truth, const Golden& golden) {
+  EXPECT_LE(relative(truth.logits, golden.values("logits")), kExact);
+  double loss = golden.values("loss").front();
+  EXPECT_NEAR(truth.loss, loss, kExact * loss);
+  ASSERT_EQ(truth.tensors.size(), golden.names.size());
+  std::vector<double> digests = golden.values("digests");
+  for (size_t i = 0; i < golden.names.size(); ++i) {
+    const std::string& name = golden.names[i];
+    ASSERT_TRUE(truth.tensors.contains(name)) << name;
+    std::array<double, 13> ours = digest(name, truth.tensors.at(name));
+    for (size_t j = 0; j < ours.size(); ++j)
+      EXPECT_NEAR(ours[j], digests[i * 13 + j], kExact * digests[i * 13]) << name << ", digest " << j;
+  }
+}
+
+// `own` is what the format alone costs: a few ulp.
+void expect_as_accurate(const Outcome& ours, const Outcome& truth, const Golden& golden,
+                        const std::string& precision, double own) {
+  std::vector<double> errors = golden.values(precision + ".errors");
+  double logits = 2 * errors[0] + own;
+  EXPECT_LE(relative(ours.logits, truth.logits), logits);
+  // A row's loss changes by at most sqrt(2) |change of its logits|, and its own arithmetic is f32.
+  double rows = 2.0 * static_cast<double>(ours.logits.size()) / 10;
+  EXPECT_NEAR(ours.loss, truth.loss, std::sqrt(rows) * logits * norm(truth.logits) + 0x1p-20 * truth.loss);
+  if (!ours.inference.empty()) {
+    EXPECT_LE(relative(ours.inference, truth.logits), logits);
+  }
+  for (size_t i = 0; i < golden.names.size(); ++i) {
+    const std::string& name = golden.names[i];
+    EXPECT_LE(relative(ours.tensors.at(name), truth.tensors.at(name)), 2 * errors[i + 1] + own) << name;
+  }
+}
+
+class Parity : public testing::TestWithParam<std::tuple<Case, bool>> {};
+
+TEST_P(Parity, WithPyTorch) {
+  const auto& [c, training] = GetParam();
+  Golden golden(c.name, training);
+  Outcome truth = run(*make_reference_backend(), DType::f64, c, training, golden.seed());
+  expect_golden(truth, golden);
+  if (!training) {
+    EXPECT_LE(relative(truth.inference, truth.logits), kExact);
+  }
+  std::unique_ptr<Backend> cpu = make_cpu_backend();
+  {
+    SCOPED_TRACE("f32");
+    expect_as_accurate(run(*cpu, DType::f32, c, training, golden.seed()), truth, golden, "f32", 0x1p-22);
+  }
+  SCOPED_TRACE("bf16");
+  try {
+    expect_as_accurate(run(*cpu, DType::bf16, c, training, golden.seed()), truth, golden, "bf16", 0);
+  } catch (const UserError& error) {
+    GTEST_SKIP() << error.what();  // f32 has been compared; this processor has no bf16
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(ResNet, Parity, testing::Combine(testing::ValuesIn(cases()), testing::Bool()),
+                         [](const auto& info) {
+                           std::string name =
+                               std::get<0>(info.param).name + (std::get<1>(info.param) ? "_train" : "_eval");
+                           for (char& ch : name)
+                             if (ch == '-') ch = '_';
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace taper
