@@ -19,7 +19,7 @@ struct AttentionShape {
   const int32_t* offsets;               ///< [sequences + 1] on the device, offsets[0] = 0, the last = tokens
   const int64_t* sample_ids = nullptr;  ///< [sequences] on the device
   double scale = 1;                     ///< of q . k, usually 1 / sqrt(head_size)
-  bool causal = false;                  ///< query q sees keys 0 .. q only
+  bool causal = false;                  ///< query q sees keys 0 .. q only; a NaN may reach more
   double dropout = 0;
   uint64_t key = 0;
 };
