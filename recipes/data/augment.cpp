@@ -30,17 +30,22 @@ void check(const Augmentation& a, int channels) {
   constexpr int64_t kMostPixels = 1 << 15;
   for (const auto& [name, value, least] : {std::tuple{"image_size", a.image_size, 1},
                                            {"padding", a.padding, 0},
-                                           {"resize", a.resize, a.crop == "center" ? 1 : 0}})
-    if (value < least || value > kMostPixels)
+                                           {"resize", a.resize, a.crop == "center" ? 1 : 0}}) {
+    if (value < least || value > kMostPixels) {
       throw UserError("{} = {} with crop = \"{}\"; use a number from {} to {}", name, value, a.crop, least,
                       kMostPixels);
-  for (const auto& [name, values] : {std::pair{"mean", a.mean}, {"std", a.std}})
-    if (!values.empty() && static_cast<int>(values.size()) != channels)
+    }
+  }
+  for (const auto& [name, values] : {std::pair{"mean", a.mean}, {"std", a.std}}) {
+    if (!values.empty() && static_cast<int>(values.size()) != channels) {
       throw UserError("{} has {} values, but the images have {} channel{}; give one for each", name,
                       values.size(), channels, channels == 1 ? "" : "s");
-  for (const float value : a.std)
+    }
+  }
+  for (const float value : a.std) {
     if (!(value > 0))
       throw UserError("std = {} is not positive; give the standard deviation of each channel", value);
+  }
 }
 
 }  // namespace
@@ -84,11 +89,13 @@ Box resized_size(int64_t height, int64_t width, int64_t resize) {
 Augmenter::Augmenter(const Augmentation& augmentation, int channels)
     : augmentation_(augmentation), channels_(channels) {
   check(augmentation_, channels_);
-  for (int c = 0; c < channels_; ++c)
-    for (int v = 0; v < 256; ++v)
+  for (int c = 0; c < channels_; ++c) {
+    for (int v = 0; v < 256; ++v) {
       normalized_.push_back(
           (static_cast<float>(v) / 255.0f - (augmentation_.mean.empty() ? 0.0f : augmentation_.mean[c])) /
           (augmentation_.std.empty() ? 1.0f : augmentation_.std[c]));
+    }
+  }
 }
 
 void Augmenter::apply(Image image, Draws draws, float* out) const {
@@ -116,9 +123,10 @@ void Augmenter::apply(Image image, Draws draws, float* out) const {
   }
   if (augmentation_.flip && draws.word() >> 31) flip_horizontally(image);
   const int64_t pixels = size * size;
-  for (int64_t i = 0; i < pixels; ++i)
+  for (int64_t i = 0; i < pixels; ++i) {
     for (int c = 0; c < channels_; ++c)
       out[i * channels_ + c] = normalized_[c * 256 + image.pixels[i * channels_ + c]];
+  }
 }
 
 }  // namespace taper

@@ -63,9 +63,10 @@ std::unique_ptr<Dataset> open_cifar(const std::string& folder, int classes, Spli
   const std::filesystem::path path(folder);
   const bool small = classes == 10;
   std::vector<std::string> files{small ? "test_batch.bin" : "test.bin"};
-  if (split == Split::train && small)
+  if (split == Split::train && small) {
     files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
              "data_batch_5.bin"};
+  }
   if (split == Split::train && !small) files = {"train.bin"};
 
   ImageArray images;

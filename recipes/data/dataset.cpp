@@ -44,9 +44,10 @@ std::unique_ptr<Dataset> open_whole(const DataSource& source, Split split) {
 }  // namespace
 
 std::unique_ptr<Dataset> open_dataset(const DataSource& source, Split split) {
-  if (source.channels != 0 && source.channels != 1 && source.channels != 3)
+  if (source.channels != 0 && source.channels != 1 && source.channels != 3) {
     throw UserError("data channels = {} is not possible; use 1 (grey), 3 (RGB) or 0 (as stored)",
                     source.channels);
+  }
   auto dataset = open_whole(source, split);
   if (source.limit < 0 || source.limit > dataset->size()) {
     throw UserError(

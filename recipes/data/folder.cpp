@@ -48,9 +48,10 @@ std::vector<std::string> list_images(const fs::path& folder) {
   for (const auto& entry : fs::recursive_directory_iterator(folder, kOptions)) {
     if (!entry.is_regular_file()) continue;
     const std::string extension = lower_extension(entry.path());
-    if (kOther.contains(extension))
+    if (kOther.contains(extension)) {
       throw UserError("{}: {} images are not read; convert it to JPEG or PNG, or remove it",
                       entry.path().string(), extension);
+    }
     if (kRead.contains(extension)) files.push_back(entry.path().lexically_relative(folder).string());
   }
   if (files.empty()) {
@@ -68,9 +69,10 @@ class FolderDataset : public Dataset {
         channels_(channels ? channels : 3),
         classes_(list_classes(root / "train")) {
     if (split == Split::test) check_same_classes();
-    for (size_t c = 0; c < classes_.size(); ++c)
+    for (size_t c = 0; c < classes_.size(); ++c) {
       for (std::string& file : list_images(folder_ / classes_[c]))
         samples_.emplace_back(static_cast<int32_t>(c), std::move(file));
+    }
   }
   int64_t size() const override { return static_cast<int64_t>(samples_.size()); }
   int channels() const override { return channels_; }

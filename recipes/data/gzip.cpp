@@ -43,9 +43,10 @@ std::vector<uint8_t> gunzip(Bytes bytes, int64_t limit, const std::string& file)
     throw UserError("{}: {} bytes follow the end of the gzip stream at byte {}; download the file again",
                     file, bytes.size() - taken, taken);
   }
-  if (status == Z_BUF_ERROR)
+  if (status == Z_BUF_ERROR) {
     throw UserError("{}: the gzip stream is truncated after {} bytes; download the file again", file,
                     bytes.size());
+  }
   if (status != Z_OK && status != Z_STREAM_END) {
     throw UserError("{}: the gzip stream is corrupt near byte {} ({}); download the file again", file, taken,
                     stream.msg ? stream.msg : "zlib gives no reason");

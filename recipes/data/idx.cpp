@@ -27,11 +27,12 @@ std::vector<int64_t> parse_header(Bytes bytes, int rank, const std::string& file
   for (int d = 0; d < rank; ++d) {
     const uint8_t* at = &bytes[4 + 4 * d];
     shape.push_back(int64_t{at[0]} << 24 | at[1] << 16 | at[2] << 8 | at[3]);
-    if (shape.back() == 0)
+    if (shape.back() == 0) {
       throw UserError("{}: dimension {} in its header is 0, so it holds no {}; use a file with data", file, d,
                       rank == 1 ? "labels"
                       : d == 0  ? "images"
                                 : "pixels");
+    }
   }
   return shape;
 }
@@ -41,9 +42,10 @@ int64_t file_bytes(const std::vector<int64_t>& shape, const std::string& file) {
   constexpr int64_t kMost = int64_t{1} << 40;
   int64_t count = 1;
   for (const int64_t size : shape) {
-    if (count > kMost / size)
+    if (count > kMost / size) {
       throw UserError("{}: its header claims more than {} bytes of data; download the file again", file,
                       kMost);
+    }
     count *= size;
   }
   return header_bytes(static_cast<int>(shape.size())) + count;
@@ -51,7 +53,7 @@ int64_t file_bytes(const std::vector<int64_t>& shape, const std::string& file) {
 
 /// `name` or `name`.gz inside the folder, whichever exists.
 std::string find_file(const std::string& folder, const std::string& name) {
-  const std::string plain = (std::filesystem::path(folder) / name).string();
+  std::string plain = (std::filesystem::path(folder) / name).string();
   if (std::filesystem::exists(plain)) return plain;
   if (std::filesystem::exists(plain + ".gz")) return plain + ".gz";
   throw UserError(
@@ -96,9 +98,10 @@ IdxArray parse_idx(Bytes bytes, int rank, const std::string& file) {
     throw UserError("{}: is truncated: its header claims {} bytes and there are {}; download the file again",
                     file, expected, found);
   }
-  if (found > expected)
+  if (found > expected) {
     throw UserError("{}: more data follows the {} bytes that its header claims; download the file again",
                     file, expected);
+  }
   array.values.assign(bytes.begin() + header_bytes(rank), bytes.end());
   return array;
 }

@@ -36,8 +36,8 @@ Filter triangle(int64_t input, int64_t output, int64_t first, int64_t count) {
   std::vector<double> exact(filter.stride);
   for (int64_t i = 0; i < count; ++i) {
     const double center = (static_cast<double>(first + i) + 0.5) * scale;
-    const int64_t begin = std::max<int64_t>(0, static_cast<int64_t>(center - support + 0.5));
-    const int64_t end = std::min(input, static_cast<int64_t>(center + support + 0.5));
+    const int64_t begin = std::max<int64_t>(0, static_cast<int64_t>(std::floor(center - support + 0.5)));
+    const int64_t end = std::min(input, static_cast<int64_t>(std::floor(center + support + 0.5)));
     double total = 0;
     for (int64_t x = begin; x < end; ++x) {
       const double distance = std::abs((static_cast<double>(x) - center + 0.5) * (1.0 / support));
@@ -45,9 +45,10 @@ Filter triangle(int64_t input, int64_t output, int64_t first, int64_t count) {
       total += exact[x - begin];
     }
     filter.taps[i] = {begin, end - begin};
-    for (int64_t x = 0; x < end - begin; ++x)
+    for (int64_t x = 0; x < end - begin; ++x) {
       filter.weights[i * filter.stride + x] =
-          static_cast<int32_t>(0.5 + exact[x] / total * (1 << kWeightBits));
+          static_cast<int32_t>(std::floor(exact[x] / total * (1 << kWeightBits) + 0.5));
+    }
   }
   return filter;
 }
@@ -74,9 +75,10 @@ Image resample_across(const Image& image, const Filter& filter) {
   Image out{image.height, static_cast<int64_t>(filter.taps.size()), image.channels, {}};
   out.pixels.resize(out.height * out.width * out.channels);
   const auto resample = image.channels == 1 ? resample_row<1> : resample_row<3>;
-  for (int64_t y = 0; y < image.height; ++y)
+  for (int64_t y = 0; y < image.height; ++y) {
     resample(&image.pixels[y * image.width * image.channels], filter,
              &out.pixels[y * out.width * out.channels]);
+  }
   return out;
 }
 
@@ -154,9 +156,10 @@ Image resize(const Image& image, int64_t height, int64_t width, const Box& windo
 void flip_horizontally(Image& image) {
   for (int64_t y = 0; y < image.height; ++y) {
     uint8_t* row = &image.pixels[y * image.width * image.channels];
-    for (int64_t left = 0, right = image.width - 1; left < right; ++left, --right)
+    for (int64_t left = 0, right = image.width - 1; left < right; ++left, --right) {
       std::swap_ranges(row + left * image.channels, row + (left + 1) * image.channels,
                        row + right * image.channels);
+    }
   }
 }
 
