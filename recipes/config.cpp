@@ -164,9 +164,10 @@ class Reader {
     }
     if (!value) throw UserError("{}: {} is {}, expected {}", place, key, found(node), Element<T>::kName);
     if constexpr (std::is_same_v<T, std::string>) {
-      if (!field.choices.empty() && std::ranges::find(field.choices, *value) == field.choices.end())
+      if (!field.choices.empty() && std::ranges::find(field.choices, *value) == field.choices.end()) {
         throw UserError("{}: {} is {}, expected one of: {}", place, key, found(node),
                         fmt::join(field.choices, ", "));
+      }
     } else if constexpr (!std::is_same_v<T, bool>) {
       if (!field.limits.hold(static_cast<double>(*value))) {
         std::string limits = field.limits.text();
@@ -187,9 +188,10 @@ class Reader {
   static void read(const toml::node& node, const Field& field, std::vector<T>& value, const std::string& key,
                    const std::string& place) {
     const toml::array* array = node.as_array();
-    if (!array)
+    if (!array) {
       throw UserError("{}: {} is {}, expected a {}, such as [...]", place, key, found(node),
                       type_name(field.value));
+    }
     if (field.length >= 0 && static_cast<int64_t>(array->size()) != field.length)
       throw UserError("{}: {} has {} elements, expected {}", place, key, array->size(), field.length);
     value.clear();

@@ -28,12 +28,12 @@ std::optional<int> rank(std::string_view stage) {
 
 void check_stages(const Configuration& c, const Place& place) {
   const std::string where = place("stages");
-  if (c.stages.empty())
+  if (c.stages.empty()) {
     throw UserError(
-        "{}: stages is empty, so there is nothing to run; for the whole method: stages = [\"wide\", "
-        "\"imitate\", "
-        "\"finetune\", \"merge\"]",
+        "{}: stages is empty, so there is nothing to run; for the whole method: "
+        "stages = [\"wide\", \"imitate\", \"finetune\", \"merge\"]",
         where);
+  }
   bool wide = !c.wide.weights.empty(), thin = false;
   std::string last;
   for (size_t i = 0; i < c.stages.size(); ++i) {
@@ -43,23 +43,25 @@ void check_stages(const Configuration& c, const Place& place) {
     if (stage == "merge" && i + 1 != c.stages.size())
       throw UserError("{}: stages has merge before {}; merge must come last", where, c.stages[i + 1]);
     if (rank(stage)) {
-      if (!last.empty() && rank(last) > rank(stage))
+      if (!last.empty() && rank(last) > rank(stage)) {
         throw UserError("{}: stages has {} before {}; the order is wide, imitate, match, finetune, merge",
                         where, last, stage);
+      }
       last = stage;
     }
-    if ((stage == "imitate" || stage == "match") && !wide)
+    if ((stage == "imitate" || stage == "match") && !wide) {
       throw UserError(
-          "{}: the stage {} needs a wide network, and none was trained; put \"wide\" before it in stages or "
-          "set "
-          "wide.weights",
+          "{}: the stage {} needs a wide network, and none was trained; put \"wide\" before it in stages "
+          "or set wide.weights",
           where, stage);
-    if ((stage == "finetune" || stage == "merge") && !thin)
+    }
+    if ((stage == "finetune" || stage == "merge") && !thin) {
       throw UserError(
           "{}: the stage {} needs a thin network that learnt from the wide one; put \"imitate\" or \"match\" "
           "before it in stages{}",
           where, stage,
           stage == "finetune" ? " (to train the thin network from scratch, use \"baseline\")" : "");
+    }
     if (stage == "wide") wide = true;
     if (stage == "imitate" || stage == "match") thin = true;
   }
@@ -68,33 +70,42 @@ void check_stages(const Configuration& c, const Place& place) {
 void check_stage(const Configuration& c, const std::string& name, const Place& place) {
   const StageOptions& stage = c.stage(name);
   auto where = [&](std::string_view key) { return place(name + "." + std::string(key)); };
-  if (stage.epochs > 0 && stage.steps > 0)
+  if (stage.epochs > 0 && stage.steps > 0) {
     throw UserError("{}: {}.epochs and {}.steps are both set; exactly one must be (set the other to 0)",
                     where("steps"), name, name);
-  if (stage.epochs == 0 && stage.steps == 0)
+  }
+  if (stage.epochs == 0 && stage.steps == 0) {
     throw UserError("{}: the stage {} has no length; set {}.epochs or {}.steps", where("epochs"), name, name,
                     name);
-  if (stage.warmup_epochs > 0 && stage.warmup_steps > 0)
+  }
+  if (stage.warmup_epochs > 0 && stage.warmup_steps > 0) {
     throw UserError("{}: {}.warmup_epochs and {}.warmup_steps are both set; at most one may be",
                     where("warmup_steps"), name, name);
-  if (stage.epochs > 0 && stage.warmup_epochs >= stage.epochs && stage.warmup_epochs > 0)
+  }
+  if (stage.epochs > 0 && stage.warmup_epochs >= stage.epochs && stage.warmup_epochs > 0) {
     throw UserError("{}: {}.warmup_epochs is {}, but the stage has only {} epochs", where("warmup_epochs"),
                     name, stage.warmup_epochs, stage.epochs);
-  if (stage.steps > 0 && stage.warmup_steps >= stage.steps && stage.warmup_steps > 0)
+  }
+  if (stage.steps > 0 && stage.warmup_steps >= stage.steps && stage.warmup_steps > 0) {
     throw UserError("{}: {}.warmup_steps is {}, but the stage has only {} steps", where("warmup_steps"), name,
                     stage.warmup_steps, stage.steps);
-  if (stage.batch_size < c.shards)
+  }
+  if (stage.batch_size < c.shards) {
     throw UserError(
         "{}: {}.batch_size is {}, fewer than the {} shards it is cut into; raise it or lower shards",
         where("batch_size"), name, stage.batch_size, c.shards);
-  if (stage.schedule == "step" && stage.milestones.empty())
+  }
+  if (stage.schedule == "step" && stage.milestones.empty()) {
     throw UserError(
         "{}: {}.schedule is \"step\" without milestones; set {}.milestones to epochs, or use \"constant\"",
         where("schedule"), name, name);
-  for (size_t i = 1; i < stage.milestones.size(); ++i)
-    if (stage.milestones[i] <= stage.milestones[i - 1])
+  }
+  for (size_t i = 1; i < stage.milestones.size(); ++i) {
+    if (stage.milestones[i] <= stage.milestones[i - 1]) {
       throw UserError("{}: {}.milestones must increase; {} follows {}", where("milestones"), name,
                       stage.milestones[i], stage.milestones[i - 1]);
+    }
+  }
   if (stage.nesterov && stage.momentum == 0)
     throw UserError("{}: {}.nesterov needs momentum above 0", where("nesterov"), name);
 }
@@ -102,57 +113,65 @@ void check_stage(const Configuration& c, const std::string& name, const Place& p
 void check_data(const DataOptions& data, const Place& place) {
   if (data.path.empty())
     throw UserError("{}: data.path is not set; name the folder with the images", place("data.path"));
-  if (data.channels != 0 && data.channels != 1 && data.channels != 3)
+  if (data.channels != 0 && data.channels != 1 && data.channels != 3) {
     throw UserError("{}: data.channels is {}, expected 0 (as stored), 1 (grey) or 3 (RGB)",
                     place("data.channels"), data.channels);
-  if (data.mean.size() != data.std.size())
+  }
+  if (data.mean.size() != data.std.size()) {
     throw UserError("{}: data.mean has {} values and data.std has {}; both need one per channel, or none",
                     place(data.mean.size() < data.std.size() ? "data.mean" : "data.std"), data.mean.size(),
                     data.std.size());
-  if (data.channels != 0 && !data.mean.empty() && static_cast<int64_t>(data.mean.size()) != data.channels)
+  }
+  if (data.channels != 0 && !data.mean.empty() && static_cast<int64_t>(data.mean.size()) != data.channels) {
     throw UserError("{}: data.mean has {} values for {} channels", place("data.mean"), data.mean.size(),
                     data.channels);
-  if (data.format == "folder" && data.image_size == 0)
+  }
+  if (data.format == "folder" && data.image_size == 0) {
     throw UserError(
         "{}: data.image_size must be set for format \"folder\", whose images differ in size (224 is "
         "usual)",
         place("data.image_size"));
+  }
 }
 
 void check_network(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
-  if ((network.depth == 0) == network.depths.empty())
+  if ((network.depth == 0) == network.depths.empty()) {
     throw UserError("{}: {}; set exactly one of them", place("network.depth"),
                     network.depth == 0 ? "neither network.depth nor network.depths is set"
                                        : "network.depth and network.depths are both set");
+  }
   if (network.depth != 0 && blocks_per_stage(network).empty()) {
     const bool basic = network.block == "basic";
-    if (network.style == "cifar")
+    if (network.style == "cifar") {
       throw UserError("{}: network.depth is {}; CIFAR networks of {} blocks have {}n+2 layers, such as {}",
                       place("network.depth"), network.depth, network.block, basic ? 6 : 9,
                       basic ? "20, 32, 44, 56, 110" : "29, 47, 56, 110, 164");
+    }
     throw UserError(
         "{}: network.depth is {}; ImageNet networks of {} blocks have {} layers; for others set "
         "network.depths",
         place("network.depth"), network.depth, network.block, basic ? "18 or 34" : "50, 101 or 152");
   }
-  if (network.depths.size() > 8)
+  if (network.depths.size() > 8) {
     throw UserError("{}: network.depths has {} ResNet stages; at most 8, as each halves the image",
                     place("network.depths"), network.depths.size());
-  if (network.classes == 1)
+  }
+  if (network.classes == 1) {
     throw UserError("{}: network.classes is 1; a classifier needs at least 2 (0: as the data has)",
                     place("network.classes"));
+  }
   if (c.runs("wide") || c.runs("imitate") || c.runs("match")) {
     const double wide = static_cast<double>(network.width) * c.widen.factor;
     const char* layer = c.widen.kind == "full"          ? "conv1"
                         : network.block == "bottleneck" ? "layer1.0.conv2"
                                                         : "layer1.0.conv1";
-    if (wide != std::floor(wide))
+    if (wide != std::floor(wide)) {
       throw UserError(
           "{}: {} has {} channels, and widen.factor {} makes {} of them: not a whole number; choose a factor "
-          "that "
-          "divides evenly",
+          "that divides evenly",
           place("widen.factor"), layer, network.width, c.widen.factor, wide);
+    }
   }
 }
 
@@ -185,9 +204,10 @@ std::vector<int64_t> blocks_per_stage(const NetworkOptions& network) {
 void check_configuration(const Configuration& c, const Place& place) {
   if (!is_power_of_two(c.shards))
     throw UserError("{}: shards is {}, expected a power of two", place("shards"), c.shards);
-  if (c.precision == "tf32" && c.device == "cpu")
+  if (c.precision == "tf32" && c.device == "cpu") {
     throw UserError("{}: precision \"tf32\" is a GPU's format; on the device cpu use \"f32\" or \"bf16\"",
                     place("precision"));
+  }
   check_stages(c, place);
   for (const std::string& stage : c.stages)
     if (trains(c, stage)) check_stage(c, stage, place);

@@ -1,7 +1,6 @@
 #pragma once
 // What a person watching the run sees, on standard error.
 
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <functional>

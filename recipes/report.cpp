@@ -16,10 +16,11 @@ void check_same_recipe(const Runs& runs) {
     same_seed.seed = runs[0].configuration.seed;
     same_seed.name = runs[0].configuration.name;
     const std::string difference = first_difference(runs[0].configuration, same_seed);
-    if (!difference.empty())
+    if (!difference.empty()) {
       throw UserError(
           "{} and {}: a report covers runs that differ only in their seed, but {}; report them apart",
           runs[0].directory.string(), run.directory.string(), difference);
+    }
   }
 }
 

@@ -70,12 +70,13 @@ class Axis {
     std::vector<double> ticks;
     const int first = static_cast<int>(std::floor(low_)), last = static_cast<int>(std::ceil(high_));
     const int stride = std::max(1, (last - first) / 5);
-    for (int decade = first; decade <= last; decade += stride)
+    for (int decade = first; decade <= last; decade += stride) {
       for (double factor : {1.0, 2.0, 5.0}) {
         const double value = factor * std::pow(10, decade), at = std::log10(value);
         const bool wanted = factor == 1.0 || high_ - low_ < 2;
         if (wanted && at >= low_ - 1e-9 && at <= high_ + 1e-9) ticks.push_back(value);
       }
+    }
     return ticks;
   }
 
@@ -128,9 +129,10 @@ std::string draw(const ChartLine& drawn, const Axis& x, const Axis& y, bool loga
     for (const ChartPoint& point : stroke) {
       if (!drawable(point, logarithmic)) continue;
       path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(point.x), y(point.y));
-      if (drawn.dots)
+      if (drawn.dots) {
         out += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" class=\"{}\"/>\n", x(point.x),
                            y(point.y), drawn.style);
+      }
     }
     if (!path.empty()) out += fmt::format("<path d=\"{}\" class=\"{}\"/>\n", path, drawn.style);
   }
@@ -168,16 +170,19 @@ std::string escape_html(std::string_view text) {
 std::string line_chart(const LineChart& chart) {
   constexpr double kHeight = 220, kLeft = 50, kRight = kWidth - 14, kTop = 12, kBottom = kHeight - 40;
   double low = std::numeric_limits<double>::infinity(), high = -low, last = 0;
-  for (const ChartLine& drawn : chart.lines)
-    for (const auto& stroke : drawn.strokes)
+  for (const ChartLine& drawn : chart.lines) {
+    for (const auto& stroke : drawn.strokes) {
       for (const ChartPoint& point : stroke) {
         if (!drawable(point, chart.logarithmic)) continue;
         low = std::min(low, point.y), high = std::max(high, point.y), last = std::max(last, point.x);
       }
-  if (!(low <= high))
+    }
+  }
+  if (!(low <= high)) {
     return fmt::format(
         "<figure><figcaption>{}</figcaption><p class=\"note\">Nothing was recorded.</p></figure>\n",
         escape_html(chart.title));
+  }
   Axis x(0, last, kLeft, kRight, false), y(low, high, kBottom, kTop, chart.logarithmic);
   y.round_outwards();
   std::string out = open_svg(chart.title, chart.description, kHeight);
@@ -202,9 +207,10 @@ std::string error_bars(const std::string& title, const std::string& description,
                        const std::vector<ErrorBar>& bars) {
   constexpr double kLeft = 92, kRight = kWidth - 58, kRow = 40, kTop = 6;
   double most = 1e-9;
-  for (const ErrorBar& bar : bars)
+  for (const ErrorBar& bar : bars) {
     for (double value : {bar.before, bar.after})
       if (std::isfinite(value)) most = std::max(most, value);
+  }
   const double height = kTop + kRow * static_cast<double>(bars.size());
   const Axis x(0, most, kLeft, kRight, false);
   std::string out = open_svg(title, description, height);
@@ -228,12 +234,13 @@ std::string accuracy_plot(const std::string& title, const std::string& descripti
                           const std::vector<AccuracyRow>& rows) {
   constexpr double kLeft = 18, kRight = kWidth - 18, kRow = 50, kTop = 6;
   double low = 1, high = 0;
-  for (const AccuracyRow& row : rows)
+  for (const AccuracyRow& row : rows) {
     for (double value : row.values) {
       if (!std::isfinite(value)) continue;
       low = std::min({low, value, row.mean - row.deviation});
       high = std::max({high, value, row.mean + row.deviation});
     }
+  }
   if (!(low <= high)) return "";
   const double margin = std::max(0.005, 0.15 * (high - low)),
                bottom = kTop + kRow * static_cast<double>(rows.size());
@@ -252,9 +259,10 @@ std::string accuracy_plot(const std::string& title, const std::string& descripti
     out += line(kLeft, y, kRight, y, "grid");
     if (row.deviation > 0)
       out += line(x(row.mean - row.deviation), y, x(row.mean + row.deviation), y, "spread " + row.style);
-    for (double value : row.values)
+    for (double value : row.values) {
       out += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" class=\"seed {}\"/>\n", x(value), y,
                          row.style);
+    }
     out += line(x(row.mean), y - 9, x(row.mean), y + 9, "mean " + row.style);
   }
   return out + "</svg></figure>\n";

@@ -41,9 +41,10 @@ Stroke smoothed(const Stroke& stroke) {
 /// Mean over runs of the training loss, one stroke a unit.
 std::vector<Stroke> losses(const Runs& runs, const StageEvent& stage) {
   std::map<int64_t, std::map<int64_t, std::vector<double>>> by_unit;
-  for (const RunHistory& run : runs)
+  for (const RunHistory& run : runs) {
     for (const TrainEvent& event : run.train)
       if (event.stage == stage.stage) by_unit[event.unit][event.step].push_back(event.loss);
+  }
   std::vector<Stroke> strokes;
   for (const auto& [unit, steps] : by_unit) {
     Stroke stroke;
@@ -85,9 +86,10 @@ std::string accuracy_chart(const Runs& runs, const StageEvent& stage) {
       own[event.network].push_back({x, event.top1});
       by_network[event.network][x].push_back(event.top1);
     }
-    if (runs.size() > 1)
+    if (runs.size() > 1) {
       for (auto& [network, stroke] : own)
         chart.lines.push_back({"raw " + network_style(network), {std::move(stroke)}});
+    }
   }
   for (const auto& [network, steps] : by_network) {
     Stroke stroke;
@@ -109,22 +111,21 @@ std::string accuracy_chart(const Runs& runs, const StageEvent& stage) {
 std::string imitation_errors(const Runs& runs) {
   std::map<int64_t, std::pair<std::vector<double>, std::vector<double>>> errors;
   std::map<int64_t, std::string> names;
-  for (const RunHistory& run : runs)
+  for (const RunHistory& run : runs) {
     for (const UnitEvent& event : run.units) {
       errors[event.unit].first.push_back(event.error_before);
       errors[event.unit].second.push_back(event.error_after);
       names[event.unit] = event.name;
     }
+  }
   if (errors.empty()) return "";
   std::vector<ErrorBar> bars;
   for (const auto& [unit, both] : errors)
     bars.push_back({names[unit], spread_of(both.first).mean, spread_of(both.second).mean});
   return fmt::format(
       "<h3>How closely each unit imitates</h3>\n<p class=\"note\"><span class=\"key before\"></span> before "
-      "and "
-      "<span class=\"key after\"></span> after its imitation{}: the mean squared difference from the wide "
-      "network’s "
-      "output, as a share of that output’s mean square.</p>\n{}",
+      "and <span class=\"key after\"></span> after its imitation{}: the mean squared difference from "
+      "the wide network’s output, as a share of that output’s mean square.</p>\n{}",
       runs.size() > 1 ? ", mean over seeds" : "",
       error_bars("Imitation error by unit", "For each unit, the relative error before and after imitation.",
                  bars));

@@ -14,9 +14,10 @@ namespace {
 
 std::vector<std::string> names_of_networks(const Runs& runs) {
   std::vector<std::string> names;
-  for (const RunHistory& run : runs)
+  for (const RunHistory& run : runs) {
     for (const NetworkEvent& event : run.networks)
       if (std::ranges::find(names, event.network) == names.end()) names.push_back(event.network);
+  }
   return names;
 }
 
@@ -122,10 +123,8 @@ std::string report_networks(const Runs& runs) {
   out += "</tbody></table></div>\n";
   out +=
       "<p class=\"note\">Accuracy and loss are on the test images. FLOPs are floating-point operations, two "
-      "for "
-      "each multiply-add. The cost of the teacher is what training the wide network and running it beside "
-      "the "
-      "thin one took; it is paid once, in training, and nothing of it remains in the thin network. ";
+      "for each multiply-add. The cost of the teacher is what training the wide network and running it "
+      "beside the thin one took; it is paid once, in training, and nothing of it remains in the thin one. ";
   out += runs.size() == 1 ? "One seed shows no spread.</p>\n"
                           : "± is one sample standard deviation over seeds.</p>\n";
   out += accuracy_plot(
@@ -178,8 +177,7 @@ std::string report_reproduction(const Runs& runs) {
   if (!commands.empty()) out += fmt::format("<pre>{}</pre>\n", escape_html(commands));
   out +=
       "<p>The same version, instruction set and libraries give the same numbers to the last bit, whatever "
-      "the "
-      "number of cores.</p>\n<dl>\n";
+      "the number of cores.</p>\n<dl>\n";
   auto item = [&](const char* term, const std::string& what) {
     if (!what.empty()) out += fmt::format("<dt>{}</dt><dd>{}</dd>\n", term, escape_html(what));
   };

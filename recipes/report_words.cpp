@@ -104,9 +104,10 @@ std::string method_words(const Configuration& c) {
           "What had been added for training was merged away: the result has exactly the thin architecture. ";
     }
   }
-  if (c.runs("baseline"))
+  if (c.runs("baseline")) {
     words += c.stages.size() > 1 ? "For comparison, the same thin network was also trained from scratch. "
                                  : "It was trained from scratch in the usual way. ";
+  }
   return words;
 }
 
@@ -119,9 +120,10 @@ std::string comparison_words(std::span<const double> ours, std::span<const doubl
       "The thin network trained by way of the wide one is {:.2f} percentage points {} than the same network "
       "trained from scratch",
       std::abs(spread.mean) * 100, spread.mean < 0 ? "worse" : "better");
-  if (spread.count < 3)
+  if (spread.count < 3) {
     return words + fmt::format("; {} seed{} cannot tell whether that is chance.", spread.count,
                                spread.count == 1 ? "" : "s");
+  }
   // Student's t, two-sided 95 %, by degrees of freedom from 2.
   static constexpr double kCritical[] = {4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262};
   const double critical =

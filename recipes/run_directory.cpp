@@ -40,15 +40,17 @@ void prepare_run_directory(const fs::path& directory, const Configuration& confi
       throw UserError("{}: the folder cannot be made: {}", name, error.message());
   }
   if (fs::exists(directory / kConfiguration, error)) {
-    if (!resume)
+    if (!resume) {
       throw UserError("{}: holds another run; add --resume to go on with it, or choose another --output",
                       name);
+    }
     const Configuration there = read_run_configuration(directory);
-    if (there != configuration)
+    if (there != configuration) {
       throw UserError(
           "{}: holds a run with another configuration ({}); resume it with its own configuration, or choose "
           "another --output",
           name, first_difference(there, configuration));
+    }
     return;
   }
   if (!holds_nothing(directory))

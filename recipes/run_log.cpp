@@ -22,7 +22,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kVersion = "0.1.0";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kEvents =
     "events.out.tfevents.0.taper";  // TensorBoard looks for "tfevents" in the name
@@ -66,17 +65,19 @@ class AppendFile {
 
  private:
   void start_at(int64_t position) {
-    if (flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    if (flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       throw UserError("{}: another process is writing this run; wait for it, or choose another --output",
                       path_.string());
+    }
     struct stat status {};
     if (fstat(file_, &status) != 0) fail("cannot be examined");
-    if (status.st_size < position)
+    if (status.st_size < position) {
       throw UserError(
           "{}: has {} bytes, but the checkpoint was saved when it had {}; it was cut or replaced since. "
           "Start "
           "the run anew in another --output",
           path_.string(), status.st_size, position);
+    }
     if (ftruncate(file_, position) != 0) fail("cannot be cut");
     size_ = position;
   }
@@ -133,7 +134,7 @@ RunLog::~RunLog() = default;
 void RunLog::run(const RunEvent& event) {
   const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
   files_->line({{"event", "run"},
-                {"version", kVersion},
+                {"version", TAPER_VERSION},
                 {"instruction_set", event.instruction_set},
                 {"libraries", event.libraries},
                 {"cpu", event.cpu},
