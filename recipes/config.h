@@ -151,8 +151,7 @@ std::string first_difference(const Configuration& there, const Configuration& he
 /// docs/configuration.md: every key with its type, default, limits and meaning.
 std::string configuration_reference();
 
-/// Blocks in each ResNet stage: `depths`, or what `depth` stands for. torchvision: 18, 34 (basic), 50, 101,
-/// 152 (bottleneck). CIFAR: 6n+2 (basic) or 9n+2 (bottleneck), three stages of n (He et al. 2016).
+/// Blocks in each ResNet stage: `depths`, or what `depth` stands for (resnet_depths, with its UserError).
 std::vector<int64_t> blocks_per_stage(const NetworkOptions& network);
 
 }  // namespace taper

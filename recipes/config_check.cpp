@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "layers/resnet.h"
 #include "recipes/config_fields.h"
 #include "runtime/error.h"
 
@@ -141,17 +142,10 @@ void check_network(const Configuration& c, const Place& place) {
                     network.depth == 0 ? "neither network.depth nor network.depths is set"
                                        : "network.depth and network.depths are both set");
   }
-  if (network.depth != 0 && blocks_per_stage(network).empty()) {
-    const bool basic = network.block == "basic";
-    if (network.style == "cifar") {
-      throw UserError("{}: network.depth is {}; CIFAR networks of {} blocks have {}n+2 layers, such as {}",
-                      place("network.depth"), network.depth, network.block, basic ? 6 : 9,
-                      basic ? "20, 32, 44, 56, 110" : "29, 47, 56, 110, 164");
-    }
-    throw UserError(
-        "{}: network.depth is {}; ImageNet networks of {} blocks have {} layers; for others set "
-        "network.depths",
-        place("network.depth"), network.depth, network.block, basic ? "18 or 34" : "50, 101 or 152");
+  try {
+    blocks_per_stage(network);
+  } catch (const UserError& error) {
+    throw UserError("{}: {}", place("network.depth"), error.what());
   }
   if (network.depths.size() > 8) {
     throw UserError("{}: network.depths has {} ResNet stages; at most 8, as each halves the image",
@@ -179,26 +173,10 @@ void check_network(const Configuration& c, const Place& place) {
 
 std::vector<int64_t> blocks_per_stage(const NetworkOptions& network) {
   if (!network.depths.empty()) return network.depths;
-  const bool basic = network.block == "basic";
-  if (network.style == "cifar") {
-    const int64_t layers = basic ? 6 : 9;
-    if (network.depth <= 2 || (network.depth - 2) % layers != 0) return {};
-    return std::vector<int64_t>(3, (network.depth - 2) / layers);
-  }
-  switch (network.depth) {
-    case 18:
-      return basic ? std::vector<int64_t>{2, 2, 2, 2} : std::vector<int64_t>{};
-    case 34:
-      return basic ? std::vector<int64_t>{3, 4, 6, 3} : std::vector<int64_t>{};
-    case 50:
-      return basic ? std::vector<int64_t>{} : std::vector<int64_t>{3, 4, 6, 3};
-    case 101:
-      return basic ? std::vector<int64_t>{} : std::vector<int64_t>{3, 4, 23, 3};
-    case 152:
-      return basic ? std::vector<int64_t>{} : std::vector<int64_t>{3, 8, 36, 3};
-    default:
-      return {};
-  }
+  return resnet_depths(
+      network.style == "cifar" ? ResNetSpec::Style::cifar : ResNetSpec::Style::imagenet,
+      network.block == "basic" ? ResNetSpec::BlockKind::basic : ResNetSpec::BlockKind::bottleneck,
+      network.depth);
 }
 
 void check_configuration(const Configuration& c, const Place& place) {
