@@ -83,7 +83,9 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
   if (name == "imitate" || name == "match") result.memory += inference_bytes(sum(wide), engine);
   if (name == "imitate") {
     auto network = make_resnet(thin_spec(c, data.channels, data.classes));
+    bool bridged = c.widen.kind == "full" && c.widen.factor != 1;
     std::vector<Unit> units = make_units(*network, c.imitate.unit == "stage");
+    if (bridged) units.insert(units.begin(), {"stem", -1, 0});
     result.units = static_cast<int64_t>(units.size());
     for (const Unit& unit : units) {
       int64_t below = 0, here = 0, teacher = 0;

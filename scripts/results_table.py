@@ -1,0 +1,49 @@
+"""Prints a family's table of docs/results.md from the logs under runs/results/FAMILY: mean and standard deviation over seeds."""
+
+import json
+import pathlib
+import statistics
+import sys
+
+
+def networks(run):
+    """The finished networks of a run by name, from its log; none if it is not finished."""
+    log = run / "metrics.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return {event["network"]: event for event in events if event["event"] == "network"}
+
+
+def arms(seed):
+    """The rows of one seed: (arm, network event, teacher FLOPs)."""
+    stages, match, deep = (networks(seed / name) for name in ["stages", "match", "deep"])
+    if not (stages and match and deep):
+        return None
+    teacher = stages["wide"]["training_flops"]
+    return {
+        "thin, from scratch": (stages["baseline"], 0),
+        "thin, output KL only": (match["thin"], teacher + match["thin"]["teacher_flops"]),
+        "thin, three stages": (stages["thin"], stages["thin"]["teacher_flops"]),
+        "thin, twice as deep, from scratch": (deep["baseline"], 0),
+        "wide": (stages["wide"], 0),
+    }
+
+
+def main():
+    family = pathlib.Path(sys.argv[1])
+    seeds = [rows for folder in sorted(family.iterdir()) if (rows := arms(folder))]
+    if not seeds:
+        sys.exit(f"results_table: {family} holds no seed of which every arm is finished")
+    print(f"**{family.name}**, {len(seeds)} seeds\n")
+    print("| network | top-1 % (mean ± sd) | parameters | MFLOPs / image | training PFLOPs | teacher PFLOPs |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for arm in seeds[0]:
+        top1 = [100 * rows[arm][0]["top1"] for rows in seeds]
+        spread = statistics.stdev(top1) if len(top1) > 1 else float("nan")
+        network, teacher = seeds[0][arm]
+        print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
+              f"| {network['training_flops'] / 1e15:.4f} | {teacher / 1e15:.4f} |")
+    print()
+
+
+if __name__ == "__main__":
+    main()
