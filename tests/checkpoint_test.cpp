@@ -274,54 +274,55 @@ class Interrupted : public CheckpointTest {
   }
 
   /// Nothing that has a checkpoint's name may be half written or half removed, not only the one that is used.
-  void expect_all_whole() {
-    for (const std::string& name : names_in(folder_)) {
+  void expect_all_whole(const fs::path& folder) {
+    for (const std::string& name : names_in(folder)) {
       if (name.starts_with(".")) continue;
-      EXPECT_NO_THROW(load_checkpoint(folder_ / name)) << name;
+      EXPECT_NO_THROW(load_checkpoint(folder / name)) << name;
     }
   }
 };
 
 TEST_F(Interrupted, KilledAtEverySystemCall) {
-  // The child stops before and after each of its system calls; the n-th child is killed at its n-th stop. The
-  // save replaces an existing checkpoint and a best one, and prunes: every path of the store.
+  // The child stops before and after each of its system calls. What it has made of the folder so far is what
+  // it would leave if it were killed there, so each stop is checked on a copy. The child takes every path of
+  // the store: it finds what two kills left, replaces a checkpoint and a best one, and prunes.
   constexpr int kNotAllowed = 77;
   CheckpointStore store(folder_, 1);
-  int stops = 0;
-  for (bool finished = false; !finished; ++stops) {
-    fs::remove_all(folder_);
+  store.save(2, Content(2).view());
+  store.save_best("thin", 0.5, 2, Content(2).view());
+  fs::rename(folder_ / "best-thin", folder_ / ".old-best-thin");
+  fs::create_directory(folder_ / ".tmp-best-thin");
+  overwrite(folder_ / ".tmp-best-thin/weights.safetensors", "half");
+  pid_t pid = fork();
+  if (pid == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(kNotAllowed);
+    raise(SIGSTOP);
     store.save(2, Content(2).view());
-    store.save_best("thin", 0.5, 2, Content(2).view());
-    pid_t pid = fork();
-    if (pid == 0) {
-      if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(kNotAllowed);
-      raise(SIGSTOP);
-      store.save(2, Content(2).view());
-      store.save(3, Content(3).view());
-      store.save_best("thin", 0.6, 3, Content(3).view());
-      _exit(0);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(pid, &status, 0), pid);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == kNotAllowed) GTEST_SKIP() << "ptrace is not allowed here";
-    for (int i = 0; i < stops && WIFSTOPPED(status); ++i) {
-      ASSERT_EQ(ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr), 0);
-      ASSERT_EQ(waitpid(pid, &status, 0), pid);
-    }
-    finished = WIFEXITED(status);
-    if (finished)
-      ASSERT_EQ(WEXITSTATUS(status), 0);
-    else {
-      ASSERT_EQ(kill(pid, SIGKILL), 0);
-      ASSERT_EQ(waitpid(pid, &status, 0), pid);
-    }
-    SCOPED_TRACE(stops);
-    expect_usable(store, finished ? 3 : 2, 3);
-    expect_all_whole();
-    store.save(4, Content(4).view());
-    expect_usable(store, 4, 4);
-    ASSERT_EQ(names_in(folder_), (std::set<std::string>{".lock", "best-thin", "step-00000004"}));
+    store.save(3, Content(3).view());
+    store.save_best("thin", 0.6, 3, Content(3).view());
+    _exit(0);
   }
+  int status = 0, stops = 0;
+  ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotAllowed) GTEST_SKIP() << "ptrace is not allowed here";
+  ASSERT_EQ(ptrace(PTRACE_SETOPTIONS, pid, nullptr, PTRACE_O_EXITKILL), 0);
+  fs::path left = root_ / "left";
+  CheckpointStore after(left, 1);
+  for (; WIFSTOPPED(status); ++stops) {
+    SCOPED_TRACE(stops);
+    fs::remove_all(left);
+    fs::copy(folder_, left, fs::copy_options::recursive);
+    expect_usable(after, 2, 3);
+    expect_all_whole(left);
+    after.save(4, Content(4).view());
+    expect_usable(after, 4, 4);
+    ASSERT_EQ(names_in(left), (std::set<std::string>{".lock", "best-thin", "step-00000004"}));
+    ASSERT_EQ(ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr), 0);
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+  }
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  expect_usable(store, 3, 3);
   EXPECT_GT(stops, 100);
 }
 
@@ -354,7 +355,7 @@ TEST_F(Interrupted, KilledAtRandomMoments) {
     close(progress[0]);
     SCOPED_TRACE(round);
     expect_usable(store, least, INT64_MAX);
-    expect_all_whole();
+    expect_all_whole(folder_);
     least = latest(store)->sequence;
   }
 }
