@@ -71,9 +71,10 @@ class Axis {
     const int first = static_cast<int>(std::floor(low_)), last = static_cast<int>(std::ceil(high_));
     const int stride = std::max(1, (last - first) / 5);
     for (int decade = first; decade <= last; decade += stride) {
-      for (double factor : {1.0, 2.0, 5.0}) {
+      for (double factor : {1.0, 1.5, 2.0, 3.0, 5.0, 7.0}) {
         const double value = factor * std::pow(10, decade), at = std::log10(value);
-        const bool wanted = factor == 1.0 || high_ - low_ < 2;
+        const double range = high_ - low_;
+        const bool wanted = factor == 1.0 || range < 0.8 || (range < 2 && (factor == 2.0 || factor == 5.0));
         if (wanted && at >= low_ - 1e-9 && at <= high_ + 1e-9) ticks.push_back(value);
       }
     }

@@ -266,6 +266,9 @@ TEST(ReportChart, TicksAreRoundAndCoverTheData) {
   EXPECT_EQ(matches(line_chart(chart), "class=\"tick end\">([^<]*)<"),
             (std::vector<std::string>{"0.001", "0.01", "0.1", "1", "10"}))
       << "a value of 0 has no place on a logarithmic axis";
+  chart.lines[0].strokes = {{{1, 1.8}, {2, 5.5}}};
+  EXPECT_EQ(matches(line_chart(chart), "class=\"tick end\">([^<]*)<"),
+            (std::vector<std::string>{"2", "3", "5"}));
   chart.lines[0].strokes = {{{1, std::nan("")}}};
   EXPECT_THAT(line_chart(chart), HasSubstr("Nothing was recorded."));
 }
