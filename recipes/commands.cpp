@@ -59,8 +59,9 @@ void train_command(const TrainArguments& arguments) {
   std::signal(SIGINT, request_stop);
   bool finished = Run(configuration, output, arguments.resume, arguments.command).train();
   if (!finished) return;
-  fmt::print(stderr, "the run is in {0}; its report: {0}/report.html\n", output.string());
-  evaluate_command(output, false);
+  fmt::print(stderr,
+             "the run is in {0}, its report in {0}/report.html; 'taper evaluate {0}' prints its table\n",
+             output.string());
 }
 
 void evaluate_command(const std::filesystem::path& directory, bool json) {

@@ -14,7 +14,7 @@ struct TrainArguments {
   bool resume = false;
   std::string command;  ///< as typed, for the log
 };
-/// Trains and prints the table. Returns normally also after a clean stop on SIGTERM or SIGINT.
+/// Trains. Returns normally also after a clean stop on SIGTERM or SIGINT.
 void train_command(const TrainArguments& arguments);
 
 /// Accuracy, loss, parameters, FLOPs and images/s of every network in a run's last checkpoint, on the test
