@@ -49,7 +49,7 @@ if [ $train = yes ]; then
       [ -e "$folder/wide.safetensors" ] || build/taper export "$folder/stages" "$folder/wide.safetensors" --network wide
       train "$family" "$folder/match" --set seed=$seed --set 'stages=["wide","match","merge"]' --set wide.weights="$folder/wide.safetensors"
       # A thin net twice as deep from scratch.
-      depths=$(sed -n 's/^depths = \[\(.*\)\]$/\1/p' "recipes/configurations/results/$family.toml" | awk -F', ' '{for (i = 1; i <= NF; ++i) printf "%s%d", i > 1 ? "," : "", 2 * $i}')
+      depths=$(sed -n 's/^depths = \[\(.*\)\]$/\1/p' "recipes/configurations/results/$family.toml" | awk -F', ' '{for (i = 1; i <= NF; ++i) printf "%s%d", (i > 1 ? "," : ""), 2 * $i}')
       train "$family" "$folder/deep" --set seed=$seed --set 'stages=["baseline"]' --set "network.depths=[$depths]"
     done
   done
