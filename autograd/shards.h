@@ -61,13 +61,15 @@ class Team {
 /// merge is shared by the team.
 class ShardTree {
  public:
-  /// `shards` is a power of two; element counts of ShardSums' tensors (0: none).
+  /// `shards` is a power of two (else Failure); element counts of ShardSums' tensors (0: none).
   ShardTree(Backend& backend, DType type, int64_t shards, int64_t gradients, int64_t statistics)
       : backend_(backend),
         type_(accumulator(type)),
         shards_(shards),
         gradients_(gradients),
-        statistics_(statistics) {}
+        statistics_(statistics) {
+    TAPER_CHECK(shards > 0 && (shards & (shards - 1)) == 0, "{} shards", shards);
+  }
   /// Zeroed buffers for a shard.
   ShardSums make(Stream& stream) const;
   /// Hands in shard `index`; called by the worker that ran it.
