@@ -3,6 +3,7 @@
 // written once, on this.
 
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,11 @@ inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.parameters + b.parameters, a.flops + b.flops, a.activation_elements + b.activation_elements};
 }
 
+/// Of all parts together.
+inline Cost total(const std::vector<Cost>& parts) {
+  return std::accumulate(parts.begin(), parts.end(), Cost{});
+}
+
 class Network {
  public:
   virtual ~Network() = default;
@@ -55,12 +61,7 @@ class Network {
   virtual std::vector<Parameter*> head_readers() const = 0;
   /// Of one image of height x width: the stem's, each block's, the head's.
   virtual std::vector<Cost> costs(int64_t height, int64_t width) const = 0;
-  /// Of all parts together.
-  Cost cost(int64_t height, int64_t width) const {
-    Cost sum;
-    for (const Cost& part : costs(height, width)) sum = sum + part;
-    return sum;
-  }
+  Cost cost(int64_t height, int64_t width) const { return total(costs(height, width)); }
   /// Every batch norm, in the order of execution: whose statistics move, and by which momentum.
   const std::vector<BatchNorm>& norms() const { return norms_; }
 

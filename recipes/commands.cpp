@@ -70,8 +70,7 @@ void evaluate_command(const std::filesystem::path& directory, bool json) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const std::string& name : run.models.names()) {
     Accuracy accuracy = evaluate(run.engine, run.images, run.images.test(), run.models[name]);
-    Cost cost;
-    for (const Cost& part : run.models.costs(name, run.images.image_size())) cost = cost + part;
+    Cost cost = total(run.models.costs(name, run.images.image_size()));
     rows.push_back({{"network", name},
                     {"top1", accuracy.top1},
                     {"top5", accuracy.top5},

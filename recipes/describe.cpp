@@ -63,12 +63,6 @@ int64_t inference_bytes(const Cost& cost, const Engine& engine) {
   return cost.parameters * (4 + size_of(engine.type));
 }
 
-Cost sum(const std::vector<Cost>& parts) {
-  Cost result;
-  for (const Cost& part : parts) result = result + part;
-  return result;
-}
-
 StageCost stage_cost(const Configuration& c, const std::string& name, const DataFacts& data, Engine& engine,
                      Models& models) {
   const StageOptions& options = c.stage(name);
@@ -78,9 +72,9 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
   result.batch = options.batch_size;
   auto thin = models.costs("thin", data.image_size), wide = models.costs("wide", data.image_size);
   double images = static_cast<double>(result.steps) * static_cast<double>(options.batch_size);
-  const Cost own = sum(result.network == "wide" ? wide : thin);
+  const Cost own = total(result.network == "wide" ? wide : thin);
   result.memory = training_bytes(c, options, own, engine);
-  if (name == "imitate" || name == "match") result.memory += inference_bytes(sum(wide), engine);
+  if (name == "imitate" || name == "match") result.memory += inference_bytes(total(wide), engine);
   if (name == "imitate") {
     auto network = make_resnet(thin_spec(c, data.channels, data.classes));
     bool bridged = c.widen.kind == "full" && c.widen.factor != 1;
@@ -99,7 +93,7 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
     }
   } else {
     result.flops = images * (3 * static_cast<double>(own.flops) +
-                             (name == "match" ? static_cast<double>(sum(wide).flops) : 0));
+                             (name == "match" ? static_cast<double>(total(wide).flops) : 0));
   }
   return result;
 }
@@ -125,7 +119,7 @@ double measured_rate(const DataFacts& data, Engine& engine, Models& models) {
     train_step(where, batch, objective, optimizer, 1e-3);
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  double flops = 3 * static_cast<double>(sum(models.costs("thin", data.image_size)).flops) *
+  double flops = 3 * static_cast<double>(total(models.costs("thin", data.image_size)).flops) *
                  static_cast<double>(batch.count);
   return flops / seconds;
 }
@@ -151,7 +145,7 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
   for (const char* name : {"thin", "wide"}) {
     if (!widens && name == std::string("wide")) continue;
     auto parts = models.costs(name, data.image_size);
-    Cost cost = sum(parts);
+    Cost cost = total(parts);
     out["networks"].push_back({{"network", name},
                                {"parameters", cost.parameters},
                                {"flops", cost.flops},
@@ -161,12 +155,12 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
                   std::to_string(parts.size() - 2)});
   }
   Table stages({"stage", "trains", "units", "steps each", "batch", "PFLOPs", "memory GB", "time here"});
-  double total = 0;
+  double all_seconds = 0;
   for (const std::string& name : c.stages) {
     if (name == "merge" || (name == "wide" && !c.wide.weights.empty())) continue;
     StageCost cost = stage_cost(c, name, data, engine, models);
     double seconds = cost.flops / rate;
-    total += seconds;
+    all_seconds += seconds;
     out["stages"].push_back({{"stage", name},
                              {"network", cost.network},
                              {"units", cost.units},
@@ -180,7 +174,7 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
                 fmt::format("{:.2f}", 1e-9 * static_cast<double>(cost.memory)), duration_text(seconds)});
   }
   out["flops_per_second"] = rate;
-  out["seconds"] = total;
+  out["seconds"] = all_seconds;
   if (json) {
     fmt::print("{}\n", out.dump(2));
     return;
@@ -191,7 +185,7 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
   fmt::print(
       "In all {} at {:.1f} GFLOP/s, which one training step of the thin network reached here just now\n({}, "
       "{} workers). Evaluations are not counted.\n",
-      duration_text(total), 1e-9 * rate, c.precision, engine.team->workers());
+      duration_text(all_seconds), 1e-9 * rate, c.precision, engine.team->workers());
 }
 
 }  // namespace taper

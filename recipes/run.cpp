@@ -119,7 +119,9 @@ void Run::save_best(const std::string& network, const Accuracy& accuracy) {
   if (best_.contains(network) && accuracy.top1 <= best_[network]) return;
   best_[network] = accuracy.top1;
   HostTensors weights = models_.save(network);
-  checkpoints_.save_best(network, accuracy.top1, sequence_, {identity_, {{"stage", std::to_string(position_.stage)}}, std::move(weights.tensors), {}});
+  checkpoints_.save_best(
+      network, accuracy.top1, sequence_,
+      {identity_, {{"stage", std::to_string(position_.stage)}}, std::move(weights.tensors), {}});
 }
 
 bool Run::train() {
@@ -149,8 +151,7 @@ void Run::finish() {
   for (const std::string& name : models_.names()) {
     Model& model = models_[name];
     Accuracy accuracy = evaluate(engine_, images_, images_.test(), model);
-    Cost cost;
-    for (const Cost& part : models_.costs(name, images_.image_size())) cost = cost + part;
+    Cost cost = total(models_.costs(name, images_.image_size()));
     bool student = name == "thin" && models_.has("wide");
     log_->network({.network = name,
                    .parameters = cost.parameters,

@@ -1,7 +1,7 @@
 // The stages themselves: what each trains, on which loss, and the loop that all share.
 
-#include <chrono>
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -40,11 +40,7 @@ Plan make_plan(const Images& images, const StageOptions& stage, const std::strin
 
 namespace {
 
-double forward_flops(const std::vector<Cost>& parts) {
-  int64_t sum = 0;
-  for (const Cost& part : parts) sum += part.flops;
-  return static_cast<double>(sum);
-}
+double forward_flops(const std::vector<Cost>& parts) { return static_cast<double>(total(parts).flops); }
 
 bool all_finite(Tape& tape, const Tensor& value) {
   Tensor f32(tape.stream, DType::f32, value.shape());

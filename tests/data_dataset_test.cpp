@@ -227,7 +227,8 @@ TEST(Cifar, TakesTheFineLabelOfCifar100) {
 
 TEST(Cifar, NamesWhatIsWrong) {
   const TemporaryFolder folder;
-  EXPECT_THAT(open_error("cifar100", folder.path()), HasSubstr("cannot read " + folder.path() + "/train.bin: "));
+  EXPECT_THAT(open_error("cifar100", folder.path()),
+              HasSubstr("cannot read " + folder.path() + "/train.bin: "));
   folder.write("train.bin", {});
   EXPECT_THAT(open_error("cifar100", folder.path()), HasSubstr("has 0 bytes"));
   Raw record = cifar_record({0, 1}, 1);
