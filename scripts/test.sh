@@ -9,10 +9,12 @@
 #   tidy      clang-tidy finds nothing
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
+#   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
+#   bench     every benchmark runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit tidy sanitize fuzz)
+all_parts=(format unit run tidy sanitize fuzz bench)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
@@ -62,7 +64,34 @@ part_fuzz() {
     if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
     echo "$name"
     "$target" "${corpora[@]}" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 \
-      -print_final_stats=1 -verbosity=0
+      -print_final_stats=1 -verbosity=0 -artifact_prefix=.cache/fuzz/
+  done
+}
+
+# The environment of the Python checks, .cache/venv, on top of Debian's torch, torchvision and numpy.
+python_environment() {
+  [ -x .cache/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages .cache/venv
+  .cache/venv/bin/pip install --quiet --requirement tests/requirements.txt
+}
+
+# What the binary writes, read by the programs that it is written for.
+part_run() {
+  scripts/build.sh
+  python_environment
+  local run=.cache/tiny-run
+  rm -rf "$run"
+  build/taper train recipes/configurations/tiny-resnet.toml --output "$run"
+  build/taper evaluate "$run"
+  .cache/venv/bin/python tests/tensorboard_check.py "$run"
+  scripts/check-report.sh "$run/report.html"
+}
+
+# Every benchmark executable, one short round of each benchmark, so that it is known to work; the times mean nothing.
+part_bench() {
+  build default build -DTAPER_TESTS=ON -DTAPER_BENCH=ON  # the libraries are those of the unit part
+  local benchmark
+  for benchmark in build/*_bench; do
+    "$benchmark" --benchmark_min_time=0.001
   done
 }
 
