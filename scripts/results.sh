@@ -48,6 +48,14 @@ if [ $train = yes ]; then
       # The thin net by the wide net's outputs alone.
       [ -e "$folder/wide.safetensors" ] || build/taper export "$folder/stages" "$folder/wide.safetensors" --network wide
       train "$family" "$folder/match" --set seed=$seed --set 'stages=["wide","match","merge"]' --set wide.weights="$folder/wide.safetensors"
+      # The three stages again with less imitation and more fine-tuning, the same number of steps in all.
+      case $family in
+        residual) imitate=20 finetune=340 ;;
+        plain-16) imitate=4 finetune=332 ;;
+        plain-24) imitate=4 finetune=300 ;;
+      esac
+      train "$family" "$folder/short" --set seed=$seed --set 'stages=["wide","imitate","finetune","merge"]' --set wide.weights="$folder/wide.safetensors" \
+        --set imitate.steps=$imitate --set finetune.steps=$finetune
       # A thin net twice as deep from scratch.
       depths=$(sed -n 's/^depths = \[\(.*\)\]$/\1/p' "recipes/configurations/results/$family.toml" | awk -F', ' '{for (i = 1; i <= NF; ++i) printf "%s%d", (i > 1 ? "," : ""), 2 * $i}')
       train "$family" "$folder/deep" --set seed=$seed --set 'stages=["baseline"]' --set "network.depths=[$depths]"

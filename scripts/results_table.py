@@ -15,14 +15,15 @@ def networks(run):
 
 def arms(seed):
     """The rows of one seed: (arm, network event, teacher FLOPs)."""
-    stages, match, deep = (networks(seed / name) for name in ["stages", "match", "deep"])
-    if not (stages and match and deep):
+    stages, match, short, deep = (networks(seed / name) for name in ["stages", "match", "short", "deep"])
+    if not (stages and match and short and deep):
         return None
     teacher = stages["wide"]["training_flops"]
     return {
         "thin, from scratch": (stages["baseline"], 0),
         "thin, output KL only": (match["thin"], teacher + match["thin"]["teacher_flops"]),
         "thin, three stages": (stages["thin"], stages["thin"]["teacher_flops"]),
+        "thin, three stages, short imitation": (short["thin"], teacher + short["thin"]["teacher_flops"]),
         "thin, twice as deep, from scratch": (deep["baseline"], 0),
         "wide": (stages["wide"], 0),
     }
