@@ -37,9 +37,7 @@ struct FilterFormat {
   int64_t bytes;
 };
 
-/// What forward adds before storing: y = relu(conv + bias + add). Any may be absent. Under this relu a NaN
-/// may become 0 (the fused maximum of oneDNN does so): it is for inference; in training the relu is batch
-/// normalisation's or activate().
+/// What forward adds before storing: y = relu(conv + bias + add). Any may be absent.
 struct ConvEpilogue {
   const void* bias = nullptr;  ///< [k], accumulator type
   const void* add = nullptr;   ///< as y

@@ -97,7 +97,7 @@ Case forward_case(const std::string& name, const ConvShape& shape, const Epilogu
   if (epilogue.bias) result.input("bias", Kind::accumulator, inputs.normal(shape.k));
   if (epilogue.add) result.input("add", Kind::activation, inputs.normal(y_size(shape)));
   result.output("y", Kind::activation, y_size(shape));
-  return epilogue.relu ? result : result.plant_all({"x"});
+  return result.plant_all({"x"});
 }
 
 Case backward_data_case(const std::string& name, const ConvShape& shape) {
