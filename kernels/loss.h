@@ -10,7 +10,7 @@
 
 namespace taper {
 
-/// Imitation through a bridge (paper.md of Zhou et al. leaves the form open; docs/design.md gives ours).
+/// Imitation through a bridge (Zhou et al., ICML 2020, leave the form open; docs/method.md gives ours).
 struct ImitationShape {
   int64_t rows, wide, thin;
   double scale;  ///< of the squared error, e.g. 1 / (elements of one sample at the wide width)

@@ -1,7 +1,9 @@
 #include "layers/bridge.h"
 
-#include <Eigen/Dense>
+#include <Eigen/Eigenvalues>
 #include <algorithm>
+
+#include "layers/weights.h"
 
 namespace taper {
 
@@ -22,6 +24,8 @@ std::vector<Unit> make_units(const Network& network, bool by_stage) {
 
 namespace {
 
+using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
 int64_t width_before(const Network& network, int64_t block) {
   return block == 0 ? network.stem_width() : network.blocks()[static_cast<size_t>(block - 1)].width;
 }
@@ -30,6 +34,32 @@ int64_t width_before(const Network& network, int64_t block) {
 bool one_stream(const Network& network, int64_t begin, int64_t end) {
   return std::all_of(network.blocks().begin() + begin, network.blocks().begin() + end,
                      [](const Block& b) { return b.identity; });
+}
+
+// Eigenvalues ascend.
+Eigen::SelfAdjointEigenSolver<Matrix> eigenvectors(const std::vector<double>& symmetric, int64_t size) {
+  Eigen::SelfAdjointEigenSolver<Matrix> solver(Eigen::Map<const Matrix>(symmetric.data(), size, size));
+  if (solver.info() != Eigen::Success)
+    throw Failure("the eigenvectors of a {} x {} matrix did not converge", size, size);
+  return solver;
+}
+
+// lift (lift^T lift)^-1; directions in which the lift is 0 to rounding stay 0.
+std::vector<double> projection(const std::vector<double>& lift, int64_t wide, int64_t thin) {
+  std::vector<double> transposed(lift.size()), inverse(static_cast<size_t>(thin * thin));
+  for (int64_t i = 0; i < wide; ++i)
+    for (int64_t j = 0; j < thin; ++j)
+      transposed[static_cast<size_t>(j * wide + i)] = lift[static_cast<size_t>(i * thin + j)];
+  auto solver = eigenvectors(multiply(transposed, lift, wide), thin);
+  double least = solver.eigenvalues()[thin - 1] * static_cast<double>(thin) * 0x1p-52;
+  for (int64_t k = 0; k < thin; ++k) {
+    if (!(solver.eigenvalues()[k] > least)) continue;
+    for (int64_t i = 0; i < thin; ++i)
+      for (int64_t j = 0; j < thin; ++j)
+        inverse[static_cast<size_t>(i * thin + j)] +=
+            solver.eigenvectors()(i, k) * solver.eigenvectors()(j, k) / solver.eigenvalues()[k];
+  }
+  return multiply(lift, inverse, thin);
 }
 
 }  // namespace
@@ -73,6 +103,30 @@ Var BridgedNetwork::cross(Tape& tape, int64_t boundary, const Var& x) const {
   return low != nullptr ? bridge(tape, x, *low, *lift(boundary)) : x;
 }
 
+Tensor BridgedNetwork::project(Tape& tape, int64_t boundary, const Tensor& wide) const {
+  const Parameter* up = lift(boundary);
+  if (up == nullptr) return wide;
+  int64_t broad = up->shape[0], narrow = up->shape[1];
+  // The lift itself where its columns are orthonormal.
+  Tensor map = kind_ == BridgeKind::tied
+                   ? rounded(tape, *up)
+                   : up->store().derived(
+                         tape.stream, up->name + "/projection/" + name(tape.type), {up},
+                         [&backend = tape.backend, up, type = tape.type, broad, narrow](Stream& stream) {
+                           std::vector<double> values = projection(host_values(stream, *up), broad, narrow);
+                           Tensor exact = Tensor::from<double>(stream, up->shape, values);
+                           Tensor result(stream, type, up->shape);
+                           backend.cast(stream, exact.size(), DType::f64, exact.data(), type, result.data());
+                           return result;
+                         });
+  Shape shape = wide.shape();
+  shape.back() = narrow;
+  Tensor result = tape.empty(shape);
+  tape.backend.matmul(tape.stream, {.m = wide.size() / broad, .n = narrow, .k = broad}, tape.type,
+                      wide.data(), map.data(), {}, tape.type, result.data());
+  return result;
+}
+
 Var BridgedNetwork::stem(Tape& tape, const Var& images) const {
   return cross(tape, 0, network_.stem(tape, images));
 }
@@ -96,10 +150,7 @@ Var BridgedNetwork::forward(Tape& tape, const Var& images) const {
 }
 
 std::vector<double> principal_directions(const std::vector<double>& covariance, int64_t wide, int64_t thin) {
-  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  Eigen::SelfAdjointEigenSolver<Matrix> solver(Eigen::Map<const Matrix>(covariance.data(), wide, wide));
-  if (solver.info() != Eigen::Success)
-    throw Failure("the eigenvectors of a {} x {} covariance did not converge", wide, wide);
+  auto solver = eigenvectors(covariance, wide);
   std::vector<double> result(static_cast<size_t>(wide * thin));
   for (int64_t j = 0; j < thin; ++j) {
     auto direction = solver.eigenvectors().col(wide - 1 - j);  // eigenvalues ascend
@@ -111,15 +162,15 @@ std::vector<double> principal_directions(const std::vector<double>& covariance, 
   return result;
 }
 
-std::vector<float> multiply_last_axis(const std::vector<float>& weight, int64_t columns,
-                                      const std::vector<float>& matrix, int64_t new_columns) {
-  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  int64_t rows = static_cast<int64_t>(weight.size()) / columns;
-  std::vector<float> result(static_cast<size_t>(rows * new_columns));
-  Eigen::Map<Matrix>(result.data(), rows, new_columns) =
-      (Eigen::Map<const Matrix>(weight.data(), rows, columns).cast<double>() *
-       Eigen::Map<const Matrix>(matrix.data(), columns, new_columns).cast<double>())
-          .cast<float>();
+std::vector<double> multiply(const std::vector<double>& a, const std::vector<double>& b, int64_t inner) {
+  int64_t rows = static_cast<int64_t>(a.size()) / inner, columns = static_cast<int64_t>(b.size()) / inner;
+  std::vector<double> result(static_cast<size_t>(rows * columns));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t k = 0; k < inner; ++k) {
+      double factor = a[static_cast<size_t>(i * inner + k)];
+      for (int64_t j = 0; j < columns; ++j)
+        result[static_cast<size_t>(i * columns + j)] += factor * b[static_cast<size_t>(k * columns + j)];
+    }
   return result;
 }
 
@@ -129,23 +180,17 @@ void merge(Team& team, const BridgedNetwork& bridged, Network& plain) {
     for (Parameter& p : plain.store().all()) {
       Parameter* source = from.store().find(p.name);
       TAPER_CHECK(source != nullptr && source->shape == p.shape, "{} has no counterpart to merge", p.name);
-      Tensor to = p.value(), value = source->value();
-      stream.copy(to.data(), value.data(), value.bytes());
-      p.changed();
+      set_values(stream, p, host_values(stream, *source));
     }
     for (size_t u = 0; u < bridged.units().size(); ++u) {
       auto boundary = static_cast<int64_t>(u);
-      Parameter* lower = bridged.lower(boundary);
+      const Parameter* lower = bridged.lower(boundary);
       if (lower == nullptr) continue;
       int64_t thin = lower->shape[0], wide = lower->shape[1];
-      auto product = multiply_last_axis(lower->value().host<float>(stream), wide,
-                                        bridged.lift(boundary)->value().host<float>(stream), thin);
-      for (Parameter* reader : plain.blocks()[static_cast<size_t>(bridged.units()[u].begin)].readers) {
-        auto merged = multiply_last_axis(reader->value().host<float>(stream), thin, product, thin);
-        Tensor value = reader->value();
-        stream.upload(value.data(), merged.data(), value.bytes());
-        reader->changed();
-      }
+      std::vector<double> product =
+          multiply(host_values(stream, *lower), host_values(stream, *bridged.lift(boundary)), wide);
+      for (Parameter* reader : plain.blocks()[static_cast<size_t>(bridged.units()[u].begin)].readers)
+        set_values(stream, *reader, multiply(host_values(stream, *reader), product, thin));
     }
   });
 }

@@ -56,6 +56,9 @@ class BridgedNetwork {
   Var stem(Tape&, const Var& images) const;
   /// What the next unit (or the head) reads, from a boundary's output: the free bridge's product applied.
   Var cross(Tape&, int64_t boundary, const Var& x) const;
+  /// The wide network's output at a boundary as the thin one: the h whose lift comes nearest to `wide`, h =
+  /// wide lift (lift^T lift)^-1; `wide` itself where the widths agree. No gradient flows through it.
+  Tensor project(Tape&, int64_t boundary, const Tensor& wide) const;
   /// Unit u's output from what it reads; without `activated`, before the last activation of its last block.
   Var unit(Tape&, int64_t u, const Var& x, bool activated = true) const;
   /// Logits; bridges in place.
@@ -73,14 +76,12 @@ class BridgedNetwork {
 /// unique. float64; host.
 std::vector<double> principal_directions(const std::vector<double>& covariance, int64_t wide, int64_t thin);
 
-/// weight [.., thin] *= product over its last axis: weight[i, :] <- weight[i, :] matrix, matrix [columns, new
-/// columns], on the host in double.
-std::vector<float> multiply_last_axis(const std::vector<float>& weight, int64_t columns,
-                                      const std::vector<float>& matrix, int64_t new_columns);
+/// The product of a [.., inner] and b [inner, ..], row-major; host.
+std::vector<double> multiply(const std::vector<double>& a, const std::vector<double>& b, int64_t inner);
 
 /// Copies every tensor of the bridged network into `plain`, the same architecture without bridges,
-/// multiplying each free bridge's product into all parameters that read it: outputs before and after agree to
-/// rounding.
+/// multiplying each free bridge's product (in double) into all parameters that read it: outputs before and
+/// after agree to rounding. Tied bridges are left out: the bits stay.
 void merge(Team& team, const BridgedNetwork& bridged, Network& plain);
 
 }  // namespace taper

@@ -51,16 +51,7 @@ Var Imitation::read(Tape& tape, const ShardInput& shard, int64_t boundary, Input
   }
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
   Var t = teach(teacher, shard.images, boundary);
-  if (const Parameter* lift = student.lift(boundary)) {
-    Shape shape = t->value.shape();
-    int64_t wide = shape.back(), thin = lift->shape[1];
-    shape.back() = thin;
-    Tensor projected = tape.empty(shape);
-    Tensor u = rounded(tape, *lift);
-    engine_.backend->matmul(tape.stream, {.m = t->value.size() / wide, .n = thin, .k = wide}, tape.type,
-                            t->value.data(), u.data(), {}, tape.type, projected.data());
-    t = tape.constant(projected);
-  }
+  t = tape.constant(student.project(tape, boundary, t->value));
   if (!free())
     t = boundary == 0 ? thin_.network->stem_activation(tape, t) : thin_.network->activation(tape, t);
   return student.cross(tape, boundary, t);
@@ -87,6 +78,13 @@ Objective Imitation::objective(const ImitationTarget& target, Input input) const
   };
 }
 
+bool Imitation::in_stem(const std::string& parameter) const {
+  const auto& blocks = thin_.network->blocks();
+  return !belongs(parameter, head_) && !belongs(parameter, "bridge") &&
+         std::none_of(blocks.begin(), blocks.end(),
+                      [&](const Block& block) { return belongs(parameter, block.name); });
+}
+
 void Imitation::select(const ImitationTarget& target) {
   const BridgedNetwork& student = *thin_.bridged;
   std::vector<std::string> prefixes;
@@ -95,11 +93,6 @@ void Imitation::select(const ImitationTarget& target) {
     for (int64_t i = unit.begin; i < unit.end; ++i)
       prefixes.push_back(student.network().blocks()[static_cast<size_t>(i)].name);
   }
-  auto in_stem = [&](const std::string& name) {
-    const auto& blocks = student.network().blocks();
-    return !belongs(name, head_) && !belongs(name, "bridge") &&
-           std::none_of(blocks.begin(), blocks.end(), [&](const Block& b) { return belongs(name, b.name); });
-  };
   for (Parameter& p : student.network().store().all()) {
     if (p.is_statistic()) continue;
     bool here = target.boundary == 0
@@ -114,20 +107,26 @@ void Imitation::select(const ImitationTarget& target) {
 
 void Imitation::initialize() {
   if (thin_.bridged->kind() != BridgeKind::none) measure_bridges();
-  copy_from_wide();
+  if (thin_.bridged->lift(0) == nullptr) copy_stem();
+  copy_head();
+}
+
+void Imitation::finish() {
+  if (free()) copy_head();
 }
 
 // Each stream's uncentred covariance of the wide outputs as compared, summed in double over the boundaries
 // that share its lift.
 void Imitation::measure_bridges() {
-  std::map<const Parameter*, std::vector<int64_t>> streams;
+  std::map<std::string, std::vector<int64_t>> streams;  // by the lift's name
   for (const ImitationTarget& target : targets_)
     if (const Parameter* lift = thin_.bridged->lift(target.boundary))
-      streams[lift].push_back(target.boundary);
+      streams[lift->name].push_back(target.boundary);
   int64_t samples = std::min(configuration_.imitate.bridge_samples, images_.train().size());
   int64_t batches = (samples + kPortion - 1) / kPortion;
-  for (auto& [lift, boundaries] : streams) {
-    int64_t wide = lift->shape[0], thin = lift->shape[1];
+  for (auto& [name, boundaries] : streams) {
+    Parameter& lift = *thin_.network->store().find(name);
+    int64_t wide = lift.shape[0], thin = lift.shape[1];
     std::vector<double> covariance(static_cast<size_t>(wide * wide));
     Loader loader = images_.plain_batches(images_.train(), kPortion, samples);
     for (int64_t batch = 0; batch < batches; ++batch) {
@@ -148,7 +147,7 @@ void Imitation::measure_bridges() {
     }
     std::vector<double> directions = principal_directions(covariance, wide, thin);
     engine_.team->run_one([&](Stream& stream) {
-      set_values(stream, *thin_.network->store().find(lift->name), directions);
+      set_values(stream, lift, directions);
       for (int64_t boundary : boundaries) {
         Parameter* lower = thin_.bridged->lower(boundary);
         if (lower == nullptr) continue;
@@ -162,27 +161,23 @@ void Imitation::measure_bridges() {
   }
 }
 
-// The stem where the widths agree; the head, times the last lift where they do not.
-void Imitation::copy_from_wide() {
-  bool stem = thin_.bridged->lift(0) == nullptr;
+void Imitation::copy_stem() {
+  engine_.team->run_one([&](Stream& stream) {
+    for (Parameter& p : thin_.network->store().all())
+      if (in_stem(p.name)) set_values(stream, p, host_values(stream, *wide_.network->store().find(p.name)));
+  });
+}
+
+// Times the last lift, where the widths differ.
+void Imitation::copy_head() {
   std::vector<Parameter*> readers = thin_.network->head_readers();
   const Parameter* lift = thin_.bridged->lift(targets_.back().boundary);
   engine_.team->run_one([&](Stream& stream) {
-    const auto& blocks = thin_.network->blocks();
     for (Parameter& p : thin_.network->store().all()) {
-      bool in_head = belongs(p.name, head_);
-      bool in_block =
-          std::any_of(blocks.begin(), blocks.end(), [&](const Block& b) { return belongs(p.name, b.name); });
-      if (in_block || belongs(p.name, "bridge") || (!in_head && !stem)) continue;
-      const Parameter* source = wide_.network->store().find(p.name);
-      TAPER_CHECK(source != nullptr, "the wide network has no {}", p.name);
-      std::vector<double> values = host_values(stream, *source);
-      if (lift != nullptr && std::find(readers.begin(), readers.end(), &p) != readers.end()) {
-        std::vector<float> weight(values.begin(), values.end());
-        auto product =
-            multiply_last_axis(weight, lift->shape[0], lift->value().host<float>(stream), lift->shape[1]);
-        values.assign(product.begin(), product.end());
-      }
+      if (!belongs(p.name, head_)) continue;
+      std::vector<double> values = host_values(stream, *wide_.network->store().find(p.name));
+      if (lift != nullptr && std::find(readers.begin(), readers.end(), &p) != readers.end())
+        values = multiply(values, host_values(stream, *lift), lift->shape[0]);
       set_values(stream, p, values);
     }
   });

@@ -28,6 +28,9 @@ class Imitation {
   /// Before the first target: bridges from the wide network's principal directions, the stem and head from
   /// its weights.
   void initialize();
+  /// After the last target: the head from the wide network's through the lift as it was trained, where it
+  /// was.
+  void finish();
   /// Makes trainable what this target trains, and nothing else.
   void select(const ImitationTarget& target);
   /// What a unit reads: the thin network's own output below it, or the wide network's, brought to the thin
@@ -54,7 +57,9 @@ class Imitation {
   Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
                  Tensor* goal) const;
   void measure_bridges();
-  void copy_from_wide();
+  bool in_stem(const std::string& parameter) const;
+  void copy_stem();
+  void copy_head();
 
   const Configuration& configuration_;
   Engine& engine_;

@@ -261,6 +261,7 @@ void Run::end_unit(Job& job) {
                 .name = job.target->name,
                 .error_before = error_before_,
                 .error_after = imitation_->error(*job.target)});
+    if (position_.unit + 1 == units()) imitation_->finish();
   }
   if (job.target == nullptr || position_.unit + 1 == units()) evaluate_and_log(job);
   ++position_.unit;

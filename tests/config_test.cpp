@@ -81,7 +81,7 @@ TEST(Config, EveryShippedFileReads) {
   }
 }
 
-// The table of paper.md: what a published description of the ImageNet protocol states.
+// What a published description of the paper's ImageNet protocol states.
 TEST(Config, ImageNetFileIsThePapersProtocol) {
   Configuration c = read_configuration(kSource + "/recipes/configurations/imagenet-resnet50.toml");
   EXPECT_EQ(blocks_per_stage(c.network), (std::vector<int64_t>{3, 4, 6, 3}));

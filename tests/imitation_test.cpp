@@ -1,0 +1,354 @@
+// Imitation on a few real images: what is trained, on what, and what stays as it was.
+
+#include "recipes/imitation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+namespace taper {
+namespace {
+
+using Bytes = std::map<std::string, std::vector<double>>;
+
+// The tiny configuration with one unit of each network's stage, and both networks with random weights.
+struct Setting {
+  explicit Setting(std::vector<std::string> overrides = {})
+      : configuration(read(std::move(overrides))),
+        images(configuration),
+        engine(configuration),
+        models(configuration, engine, images.channels(), images.classes()),
+        wide(models.make("wide", false)),
+        thin(models.make("thin", true)),
+        imitation(configuration, engine, images, thin, wide) {
+    imitation.initialize();
+  }
+
+  static Configuration read(std::vector<std::string> overrides) {
+    std::vector<std::string> all{"data.train_limit=64", "data.test_limit=64", "network.width=4", "seed=3"};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    return read_configuration(TAPER_SOURCE_DIR "/recipes/configurations/tiny-resnet.toml", all);
+  }
+
+  StepContext context() {
+    return {*engine.team, *thin.network, engine.type, engine.shards, images.image_size(), images.channels()};
+  }
+  Loader batches(int64_t count) { return images.train_batches(configuration.imitate, 7, 0, count); }
+
+  // Steps of SGD on a target that is selected.
+  void train(const ImitationTarget& target, int64_t steps) {
+    Optimizer optimizer(*engine.team, thin.network->store(),
+                        {.nesterov = true, .weight_decay = 1e-3, .ema_decay = 0.5});
+    Loader loader = batches(steps);
+    Objective objective = imitation.objective(target, imitation.input());
+    for (int64_t i = 0; i < steps; ++i) {
+      StepOutcome outcome = train_step(context(), loader.next(), objective, optimizer, 0.05);
+      ASSERT_EQ(outcome.non_finite, "");
+    }
+    optimizer.swap_average(*engine.team);
+  }
+
+  // The loss on the first batch of training, for each sample.
+  double loss(const ImitationTarget& target, Imitation::Input input) {
+    Batch batch = batches(1).next();
+    double result = 0;
+    engine.team->run_one([&](Stream& stream) {
+      Tape tape(*engine.backend, stream, engine.type);
+      ShardInput shard = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
+      result = imitation.objective(target, input)(tape, shard).host<float>(stream)[0];
+    });
+    return result / static_cast<double>(batch.count);
+  }
+
+  Bytes values(const Network& network) {
+    Bytes result;
+    engine.team->run_one([&](Stream& stream) {
+      for (const Parameter& p : network.store().all()) result[p.name] = host_values(stream, p);
+    });
+    return result;
+  }
+  std::vector<double> values(const Network& network, const std::string& name) {
+    return values(network).at(name);
+  }
+  void set(const std::string& name, const std::vector<double>& to) {
+    engine.team->run_one([&](Stream& stream) { set_values(stream, *thin.network->store().find(name), to); });
+  }
+  std::set<std::string> trainable() {
+    std::set<std::string> names;
+    for (const Parameter& p : thin.network->store().all())
+      if (p.trainable) names.insert(p.name);
+    return names;
+  }
+
+  Configuration configuration;
+  Images images;
+  Engine engine;
+  Models models;
+  Model &wide, &thin;
+  Imitation imitation;
+};
+
+const std::vector<std::string> kTied{"widen.kind=full"};
+const std::vector<std::string> kFree{"widen.kind=full", "imitate.bridges=free", "network.kind=plain"};
+
+std::vector<std::string> with(std::vector<std::string> overrides, const std::string& more) {
+  overrides.push_back(more);
+  return overrides;
+}
+
+std::set<std::string> norm(const std::string& name) { return {name + ".weight", name + ".bias"}; }
+
+std::set<std::string> both(std::set<std::string> a, const std::set<std::string>& b) {
+  a.insert(b.begin(), b.end());
+  return a;
+}
+
+std::set<std::string> block(const std::string& name) {
+  return both(both(norm(name + ".bn1"), norm(name + ".bn2")),
+              {name + ".conv1.weight", name + ".conv2.weight"});
+}
+
+TEST(Imitation, TrainsOneUnitAfterTheOther) {
+  Setting inner;
+  ASSERT_EQ(inner.imitation.targets().size(), 2u);
+  inner.imitation.select(inner.imitation.targets()[0]);
+  EXPECT_EQ(inner.trainable(), block("layer1.0"));
+  inner.imitation.select(inner.imitation.targets()[1]);
+  EXPECT_EQ(inner.trainable(),
+            both(block("layer2.0"), both(norm("layer2.0.downsample.1"), {"layer2.0.downsample.0.weight"})));
+
+  Setting tied(kTied);
+  ASSERT_EQ(tied.imitation.targets().size(), 3u);
+  EXPECT_EQ(tied.imitation.targets()[0].name, "stem");
+  tied.imitation.select(tied.imitation.targets()[0]);
+  EXPECT_EQ(tied.trainable(), both(norm("bn1"), {"conv1.weight"}));
+  tied.imitation.select(tied.imitation.targets()[1]);
+  EXPECT_EQ(tied.trainable(), block("layer1.0"));
+
+  // A free unit's own lift is trained with it, and the lower of what it reads.
+  Setting free(kFree);
+  free.imitation.select(free.imitation.targets()[0]);
+  EXPECT_EQ(free.trainable(), both(norm("bn1"), {"conv1.weight", "bridge.0.lift"}));
+  free.imitation.select(free.imitation.targets()[1]);
+  EXPECT_EQ(free.trainable(), both(block("layer1.0"), {"bridge.0.lower", "bridge.1.lift"}));
+  free.imitation.select(free.imitation.targets()[2]);
+  EXPECT_EQ(free.trainable(), both(block("layer2.0"), {"bridge.1.lower", "bridge.2.lift"}));
+}
+
+class EveryKind : public testing::TestWithParam<int> {
+ protected:
+  static std::vector<std::string> overrides() {
+    int kind = GetParam() / 2;
+    std::vector<std::string> result = kind == 0 ? std::vector<std::string>{} : kind == 1 ? kTied : kFree;
+    return with(std::move(result),
+                GetParam() % 2 == 0 ? "imitate.input=sequential" : "imitate.input=teacher");
+  }
+};
+
+TEST_P(EveryKind, MovesWhatIsTrainedAndNothingElse) {
+  Setting s(overrides());
+  for (const ImitationTarget& target : s.imitation.targets()) {
+    s.imitation.select(target);
+    std::set<std::string> trained = s.trainable(), expected = trained;
+    // The statistics of trained norms move with them.
+    for (const std::string& name : trained) {
+      std::string norm = name.substr(0, name.rfind('.'));
+      if (s.thin.network->store().find(norm + ".running_mean") != nullptr)
+        expected.insert({norm + ".running_mean", norm + ".running_var"});
+    }
+    Bytes thin = s.values(*s.thin.network), wide = s.values(*s.wide.network);
+    s.train(target, 2);
+    Loader loader = s.batches(2);
+    estimate_statistics(s.context(), loader, 2, s.imitation.objective(target, Imitation::Input::sequential));
+    EXPECT_EQ(s.values(*s.wide.network), wide) << target.name;
+    std::set<std::string> moved;
+    for (const auto& [name, values] : s.values(*s.thin.network))
+      if (values != thin.at(name)) moved.insert(name);
+    EXPECT_EQ(moved, expected) << target.name;
+  }
+}
+
+TEST_P(EveryKind, LowersTheError) {
+  Setting s(overrides());
+  for (const ImitationTarget& target : s.imitation.targets()) {
+    s.imitation.select(target);
+    auto estimate = [&] {
+      Loader loader = s.batches(4);
+      estimate_statistics(s.context(), loader, 4,
+                          s.imitation.objective(target, Imitation::Input::sequential));
+    };
+    estimate();
+    double before = s.imitation.error(target);
+    s.train(target, 12);
+    estimate();
+    EXPECT_LT(s.imitation.error(target), before) << target.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind, testing::Range(0, 6), [](const auto& info) {
+  std::string kind = info.param / 2 == 0 ? "inner" : info.param / 2 == 1 ? "tied" : "free";
+  return kind + (info.param % 2 == 0 ? "_sequential" : "_teacher");
+});
+
+TEST(Imitation, ReadsTheSameBehindACopiedStem) {
+  Setting s;
+  const auto& targets = s.imitation.targets();
+  double first = s.loss(targets[0], Imitation::Input::sequential);
+  // The relu of the stem is fused on one side: the same numbers all the same.
+  EXPECT_FLOAT_EQ(static_cast<float>(first),
+                  static_cast<float>(s.loss(targets[0], Imitation::Input::teacher)));
+  EXPECT_GT(first, 0);
+  double second = s.loss(targets[1], Imitation::Input::sequential);
+  EXPECT_GT(std::abs(second - s.loss(targets[1], Imitation::Input::teacher)), 1e-3 * second);
+}
+
+TEST(Imitation, StartsFromTheWideStemAndHead) {
+  Setting s;
+  for (const char* name : {"conv1.weight", "bn1.weight", "bn1.running_var", "fc.weight", "fc.bias"})
+    EXPECT_EQ(s.values(*s.thin.network, name), s.values(*s.wide.network, name)) << name;
+  EXPECT_NE(s.values(*s.thin.network, "layer1.0.conv2.weight"),
+            s.values(*s.wide.network, "layer1.0.conv2.weight"));
+}
+
+// The thin head is the wide one after the last lift [16, 8].
+void expect_lifted_head(Setting& s) {
+  auto head = s.values(*s.thin.network, "fc.weight"), wide = s.values(*s.wide.network, "fc.weight");
+  std::vector<double> lift;
+  for (const auto& [name, values] : s.values(*s.thin.network))
+    if (name == "bridge.2.lift") lift = values;
+  ASSERT_EQ(lift.size(), 16u * 8);
+  ASSERT_EQ(head.size(), 10u * 8);
+  for (size_t k = 0; k < 10; ++k)
+    for (size_t j = 0; j < 8; ++j) {
+      double expected = 0, size = 0;
+      for (size_t w = 0; w < 16; ++w) {
+        expected += wide[k * 16 + w] * lift[w * 8 + j];
+        size += std::abs(wide[k * 16 + w] * lift[w * 8 + j]);
+      }
+      EXPECT_NEAR(head[k * 8 + j], expected, size * 0x1p-23);  // it is rounded to f32 once
+    }
+  EXPECT_EQ(s.values(*s.thin.network, "fc.bias"), s.values(*s.wide.network, "fc.bias"));
+}
+
+TEST(Imitation, StartsFromTheLiftedHead) {
+  Setting tied(kTied), free(kFree);
+  expect_lifted_head(tied);
+  expect_lifted_head(free);
+  // A lower starts as its lift, transposed.
+  auto lift = free.values(*free.thin.network, "bridge.1.lift"),
+       lower = free.values(*free.thin.network, "bridge.1.lower");
+  for (size_t i = 0; i < 8; ++i)
+    for (size_t j = 0; j < 4; ++j) EXPECT_EQ(lower[j * 8 + i], lift[i * 4 + j]);
+}
+
+TEST(Imitation, EndsWithTheHeadBehindTheTrainedLift) {
+  Setting s(kFree);
+  const ImitationTarget& last = s.imitation.targets().back();
+  auto before = s.values(*s.thin.network, "fc.weight");
+  s.imitation.select(last);
+  s.train(last, 2);
+  EXPECT_EQ(s.values(*s.thin.network, "fc.weight"), before);
+  s.imitation.finish();
+  EXPECT_NE(s.values(*s.thin.network, "fc.weight"), before);
+  expect_lifted_head(s);
+}
+
+// With twice the lift the thin output is half and the bridge's product twice.
+TEST(Imitation, TeachersInputDoesNotDependOnALiftsScale) {
+  Setting s(kFree);
+  const ImitationTarget& target = s.imitation.targets()[1];
+  double before = s.loss(target, Imitation::Input::teacher);
+  auto lift = s.values(*s.thin.network, "bridge.0.lift"), lower = s.values(*s.thin.network, "bridge.0.lower");
+  for (double& v : lift) v *= 2;
+  s.set("bridge.0.lift", lift);
+  EXPECT_NEAR(s.loss(target, Imitation::Input::teacher), before, 1e-5 * before);  // in f32
+  for (double& v : lower) v *= 2;
+  s.set("bridge.0.lower", lower);
+  EXPECT_GT(std::abs(s.loss(target, Imitation::Input::teacher) - before), 1e-3 * before);
+}
+
+// A thin network that is the wide one makes no error.
+TEST(Imitation, OfItselfIsExact) {
+  Setting s({"widen.factor=1"});
+  Bytes wide = s.values(*s.wide.network);
+  for (const auto& [name, values] : wide) {
+    std::vector<double> moved = values;
+    for (double& v : moved) v = name.ends_with("running_var") ? 0.7 : static_cast<float>(v + 0.01);
+    s.engine.team->run_one([&](Stream& stream) {
+      for (Network* network : {s.wide.network.get(), s.thin.network.get()})
+        set_values(stream, *network->store().find(name), moved);
+    });
+  }
+  for (const ImitationTarget& target : s.imitation.targets()) {
+    EXPECT_EQ(s.imitation.error(target), 0) << target.name;
+    auto weight = s.values(*s.thin.network, target.name + ".bn2.weight");
+    weight[0] += 0.5;
+    s.set(target.name + ".bn2.weight", weight);
+    EXPECT_GT(s.imitation.error(target), 0) << target.name;
+    weight[0] -= 0.5;
+    s.set(target.name + ".bn2.weight", weight);
+  }
+}
+
+// The mean over two batches of two shards each of mean and unbiased variance of the stem's convolution.
+TEST(Imitation, EstimatesStatisticsAsTheShardsMean) {
+  Setting s(kTied);
+  s.imitation.select(s.imitation.targets()[0]);
+  Loader loader = s.batches(2);
+  estimate_statistics(s.context(), loader, 2,
+                      s.imitation.objective(s.imitation.targets()[0], Imitation::Input::sequential));
+  std::vector<double> mean(4), variance(4);
+  Loader again = s.batches(2);
+  for (int64_t i = 0; i < 2; ++i) {
+    Batch batch = again.next();
+    for (int64_t shard = 0; shard < 2; ++shard)
+      s.engine.team->run_one([&](Stream& stream) {
+        Tape tape(*s.engine.backend, stream, DType::f32);
+        ShardInput input = upload(tape, batch, 8 * shard, 8 * shard + 8, 28, 1);
+        Conv conv{.filter = s.thin.network->store().find("conv1.weight"), .padding = 1};
+        auto y = conv2d(tape, input.images, conv)->value.host<float>(stream);
+        auto rows = static_cast<double>(y.size() / 4);
+        for (size_t c = 0; c < 4; ++c) {
+          double sum = 0, squares = 0;
+          for (size_t r = c; r < y.size(); r += 4) sum += static_cast<double>(y[r]);
+          for (size_t r = c; r < y.size(); r += 4)
+            squares += std::pow(static_cast<double>(y[r]) - sum / rows, 2);
+          mean[c] += sum / rows / 4;
+          variance[c] += squares / (rows - 1) / 4;
+        }
+      });
+  }
+  auto running_mean = s.values(*s.thin.network, "bn1.running_mean"),
+       running_variance = s.values(*s.thin.network, "bn1.running_var");
+  // Sums in f32 of 6272 terms: far below 1e-4 of the deviation.
+  for (size_t c = 0; c < 4; ++c) {
+    EXPECT_NEAR(running_mean[c], mean[c], 1e-4 * std::sqrt(variance[c]));
+    EXPECT_NEAR(running_variance[c], variance[c], 1e-4 * variance[c]);
+  }
+}
+
+TEST(Imitation, CountsFlops) {
+  // Filters' sizes times pixels: 28 x 28 in the first stage, 14 x 14 in the second.
+  constexpr double kFirst = 2 * 28 * 28, kSecond = 2 * 14 * 14;
+  constexpr double kStem = kFirst * 9 * 4;
+  constexpr double kThin1 = kFirst * 9 * (4 * 4 + 4 * 4), kWide1 = kFirst * 9 * (4 * 8 + 8 * 4);
+  constexpr double kThin2 = kSecond * (9 * (4 * 8 + 8 * 8) + 4 * 8);
+  constexpr double kWide2 = kSecond * (9 * (4 * 16 + 16 * 8) + 4 * 8);
+  Setting sequential, teacher({"imitate.input=teacher"});
+  const auto& targets = sequential.imitation.targets();
+  EXPECT_EQ(sequential.imitation.student_flops(targets[0]), 3 * kThin1 + kStem);
+  EXPECT_EQ(sequential.imitation.student_flops(targets[1]), 3 * kThin2 + kThin1 + kStem);
+  EXPECT_EQ(sequential.imitation.teacher_flops(targets[0]), kStem + kWide1);
+  EXPECT_EQ(sequential.imitation.teacher_flops(targets[1]), kStem + kWide1 + kWide2);
+  // It runs the wide network once for the unit's input and once for its goal.
+  EXPECT_EQ(teacher.imitation.student_flops(targets[1]), 3 * kThin2);
+  EXPECT_EQ(teacher.imitation.teacher_flops(targets[1]), 2 * (kStem + kWide1) + kWide2);
+  Setting tied(kTied);
+  EXPECT_EQ(tied.imitation.student_flops(tied.imitation.targets()[0]), 3 * kStem);
+  EXPECT_EQ(tied.imitation.teacher_flops(tied.imitation.targets()[0]), 2 * kStem);
+}
+
+}  // namespace
+}  // namespace taper

@@ -1,0 +1,281 @@
+// One training step: shards, sums and the update, against loops of their own.
+
+#include "recipes/step.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "layers/resnet.h"
+#include "tests/network_values.h"
+
+namespace taper {
+namespace {
+
+constexpr int64_t kSize = 6, kClasses = 3;
+
+// A small residual network on a backend with some workers.
+struct Setting {
+  Setting(std::unique_ptr<Backend> made, DType type, int workers, int64_t shards)
+      : backend(std::move(made)), team(*backend, workers, 1), type(type), shards(shards) {
+    network = make_resnet({.style = ResNetSpec::Style::cifar,
+                           .block = ResNetSpec::BlockKind::basic,
+                           .depths = {1, 1},
+                           .width = 2,
+                           .channels = 1,
+                           .classes = kClasses});
+    team.run_one([&](Stream& stream) {
+      network->store().allocate(stream, accumulator(type));
+      randomize(stream, network->store());
+    });
+  }
+  StepOutcome step(const Batch& batch, const Objective& objective, Optimizer& optimizer, double lr) {
+    return train_step({team, *network, type, shards, kSize, 1}, batch, objective, optimizer, lr);
+  }
+  std::vector<double> values(const std::string& name) {
+    std::vector<double> result;
+    team.run_one([&](Stream& stream) { result = host_values(stream, *network->store().find(name)); });
+    return result;
+  }
+  // Of every tensor in the store's order.
+  std::vector<std::vector<double>> values() {
+    return values([](const Parameter&) { return true; });
+  }
+  std::vector<std::vector<double>> parameters() {
+    return values([](const Parameter& p) { return !p.is_statistic(); });
+  }
+  std::vector<std::vector<double>> values(const std::function<bool(const Parameter&)>& wanted) {
+    std::vector<std::vector<double>> result;
+    for (const Parameter& p : network->store().all())
+      if (wanted(p)) result.push_back(values(p.name));
+    return result;
+  }
+
+  std::unique_ptr<Backend> backend;
+  Team team;
+  DType type;
+  int64_t shards;
+  std::unique_ptr<Network> network;
+};
+
+Setting on_cpu(int workers, int64_t shards) { return {make_cpu_backend(), DType::f32, workers, shards}; }
+Setting on_reference(int64_t shards) { return {make_reference_backend(), DType::f64, 2, shards}; }
+
+Batch batch(int64_t count, std::string_view name = "batch") {
+  Batch result;
+  result.count = count;
+  for (double v : normals(count * kSize * kSize, name)) result.images.push_back(static_cast<float>(v));
+  for (int64_t i = 0; i < count; ++i) result.labels.push_back(static_cast<int32_t>((i * i) % kClasses));
+  return result;
+}
+
+// Cross-entropy with the shard's statistics, or with the running ones, which makes samples independent.
+Objective classify(const Network& network, bool running, double smoothing = 0) {
+  return [&network, running, smoothing](Tape& tape, const ShardInput& input) {
+    if (running) tape.training = false;
+    return cross_entropy(tape, network.forward(tape, input.images), input.labels, smoothing);
+  };
+}
+
+TEST(Step, GivesTheSameBitsOnAnyNumberOfWorkers) {
+  std::vector<std::vector<std::vector<double>>> results;
+  std::vector<double> losses, gradient_norms;
+  for (int workers : {1, 2, 3}) {
+    Setting s = on_cpu(workers, 4);
+    Optimizer optimizer(s.team, s.network->store(), {.weight_decay = 1e-3, .clip_norm = 1, .ema_decay = 0.9});
+    StepOutcome outcome;
+    for (const char* name : {"first", "second", "third"})
+      outcome = s.step(batch(11, name), classify(*s.network, false, 0.1), optimizer, 0.1);
+    losses.push_back(outcome.loss);
+    gradient_norms.push_back(outcome.gradient_norm);
+    results.push_back(s.values());
+    optimizer.swap_average(s.team);
+    results.back().push_back(s.values("fc.weight"));
+  }
+  EXPECT_EQ(results[1], results[0]);
+  EXPECT_EQ(results[2], results[0]);
+  EXPECT_EQ(losses, std::vector(3, losses[0]));
+  EXPECT_EQ(gradient_norms, std::vector(3, gradient_norms[0]));
+}
+
+// Accumulating over shards, even or not, is the step of the whole batch where samples are independent.
+TEST(Step, DoesNotDependOnTheNumberOfShards) {
+  for (int64_t count : {8, 7, 3}) {
+    std::vector<std::vector<double>> whole;
+    StepOutcome first;
+    for (int64_t shards : {1, 2, 4, 8}) {
+      Setting s = on_reference(shards);
+      Optimizer optimizer(s.team, s.network->store(), {.momentum = 0.9});
+      StepOutcome outcome = s.step(batch(count), classify(*s.network, true), optimizer, 0.1);
+      if (shards == 1) {
+        first = outcome;
+        whole = s.values();
+      }
+      // Rounding of double, in sums of fewer than 1e4 terms.
+      EXPECT_NEAR(outcome.loss, first.loss, 1e-11 * first.loss);
+      EXPECT_NEAR(outcome.gradient_norm, first.gradient_norm, 1e-11 * first.gradient_norm);
+      std::vector<std::vector<double>> values = s.values();
+      for (size_t i = 0; i < values.size(); ++i)
+        for (size_t k = 0; k < values[i].size(); ++k)
+          EXPECT_NEAR(values[i][k], whole[i][k], 1e-11) << s.network->store().all()[i].name;
+    }
+    EXPECT_GT(first.gradient_norm, 1e-2);
+  }
+}
+
+// The mean gradient of every trained tensor, from a step of plain SGD with a rate of 1.
+std::vector<std::vector<double>> gradients(double smoothing = 0) {
+  Setting s = on_reference(2);
+  std::vector<std::vector<double>> result = s.parameters();
+  Optimizer optimizer(s.team, s.network->store(), {.momentum = 0});
+  s.step(batch(5), classify(*s.network, true, smoothing), optimizer, 1);
+  std::vector<std::vector<double>> after = s.parameters();
+  for (size_t i = 0; i < result.size(); ++i)
+    for (size_t k = 0; k < result[i].size(); ++k) result[i][k] -= after[i][k];
+  return result;
+}
+
+TEST(Step, ClipsTheWholeGradient) {
+  std::vector<std::vector<double>> g = gradients();
+  double squares = 0;
+  for (const auto& tensor : g)
+    for (double v : tensor) squares += v * v;
+  double norm = std::sqrt(squares);
+  for (double bound : {0.5 * norm, 2 * norm}) {
+    Setting s = on_reference(2);
+    auto before = s.parameters();
+    Optimizer optimizer(s.team, s.network->store(), {.momentum = 0, .clip_norm = bound});
+    StepOutcome outcome = s.step(batch(5), classify(*s.network, true), optimizer, 0.1);
+    EXPECT_NEAR(outcome.gradient_norm, norm, 1e-10 * norm);
+    auto after = s.parameters();
+    // torch.nn.utils.clip_grad_norm_ divides by the norm and 1e-6.
+    double factor = std::min(1.0, bound / (norm + 1e-6));
+    for (size_t i = 0; i < g.size(); ++i)
+      for (size_t k = 0; k < g[i].size(); ++k)
+        EXPECT_NEAR(after[i][k], before[i][k] - 0.1 * factor * g[i][k], 1e-10);
+  }
+}
+
+TEST(Step, DecaysWhatItShould) {
+  std::vector<std::vector<double>> g = gradients();
+  for (bool all : {true, false}) {
+    Setting s = on_reference(2);
+    auto before = s.parameters();
+    Optimizer optimizer(s.team, s.network->store(),
+                        {.momentum = 0, .weight_decay = 0.25, .decay_norms_and_biases = all});
+    s.step(batch(5), classify(*s.network, true), optimizer, 0.1);
+    auto after = s.parameters();
+    size_t i = 0;
+    for (const Parameter& p : s.network->store().all()) {
+      if (p.is_statistic()) continue;
+      bool weight = p.role == Role::filter || p.role == Role::matrix;
+      double decay = weight || all ? 0.25 : 0;
+      for (size_t k = 0; k < g[i].size(); ++k)
+        EXPECT_NEAR(after[i][k], before[i][k] - 0.1 * (g[i][k] + decay * before[i][k]), 1e-10) << p.name;
+      ++i;
+    }
+  }
+}
+
+// The gradient of the head's bias is the mean of softmax - target.
+TEST(Step, SmoothsLabels) {
+  constexpr double kSmoothing = 0.3;
+  Setting s = on_reference(2);
+  Batch images = batch(5);
+  std::vector<double> logits;
+  s.team.run_one([&](Stream& stream) {
+    Tape tape(*s.backend, stream, DType::f64);
+    Var x = upload(tape, images, 0, 5, kSize, 1).images;
+    logits = s.network->forward(tape, x)->value.host<double>(stream);
+  });
+  std::vector<double> expected(kClasses);
+  for (size_t r = 0; r < 5; ++r) {
+    double sum = 0;
+    for (size_t c = 0; c < kClasses; ++c) sum += std::exp(logits[r * kClasses + c]);
+    for (size_t c = 0; c < kClasses; ++c) {
+      double target =
+          kSmoothing / kClasses + (static_cast<int32_t>(c) == images.labels[r] ? 1 - kSmoothing : 0);
+      expected[c] += (std::exp(logits[r * kClasses + c]) / sum - target) / 5;
+    }
+  }
+  std::vector<double> bias = gradients(kSmoothing).back();
+  ASSERT_EQ(s.network->store().all().back().name, "fc.bias");
+  for (size_t c = 0; c < kClasses; ++c) EXPECT_NEAR(bias[c], expected[c], 1e-12);
+}
+
+TEST(Step, AveragesWeightsAndStatistics) {
+  constexpr double kDecay = 0.75;
+  Setting s = on_reference(2);
+  Optimizer optimizer(s.team, s.network->store(), {.ema_decay = kDecay});
+  std::vector<std::vector<double>> average = s.values(), last;
+  for (const char* name : {"first", "second", "third"}) {
+    s.step(batch(6, name), classify(*s.network, false), optimizer, 0.1);
+    last = s.values();
+    for (size_t i = 0; i < last.size(); ++i)
+      for (size_t k = 0; k < last[i].size(); ++k)
+        average[i][k] = kDecay * average[i][k] + (1 - kDecay) * last[i][k];
+  }
+  optimizer.swap_average(s.team);
+  std::vector<std::vector<double>> swapped = s.values();
+  for (size_t i = 0; i < last.size(); ++i)
+    for (size_t k = 0; k < last[i].size(); ++k) EXPECT_NEAR(swapped[i][k], average[i][k], 1e-13);
+  optimizer.swap_average(s.team);
+  EXPECT_EQ(s.values(), last);
+}
+
+// running = 0.9 running + 0.1 (the shards' mean of each batch's own statistics), for norms that are trained.
+TEST(Step, MovesStatisticsOfTrainedNorms) {
+  Setting s = on_reference(2);
+  Parameter& frozen = *s.network->store().find("layer2.0.bn1.weight");
+  frozen.trainable = false;
+  auto old_mean = s.values("bn1.running_mean"), old_variance = s.values("bn1.running_var"),
+       kept_mean = s.values("layer2.0.bn1.running_mean"),
+       kept_variance = s.values("layer2.0.bn1.running_var");
+  Batch images = batch(5);  // shards of 2 and 3 images
+  std::vector<double> mean(2), variance(2);
+  for (auto [begin, end] : {std::pair{0, 2}, std::pair{2, 5}})
+    s.team.run_one([&](Stream& stream) {
+      Tape tape(*s.backend, stream, DType::f64);
+      Var x = upload(tape, images, begin, end, kSize, 1).images;
+      Conv conv{.filter = s.network->store().find("conv1.weight"), .padding = 1};
+      auto y = conv2d(tape, x, conv)->value.host<double>(stream);
+      auto rows = static_cast<double>(y.size() / 2);
+      for (size_t c = 0; c < 2; ++c) {
+        double sum = 0, squares = 0;
+        for (size_t r = c; r < y.size(); r += 2) sum += y[r];
+        for (size_t r = c; r < y.size(); r += 2) squares += std::pow(y[r] - sum / rows, 2);
+        mean[c] += sum / rows / 2;
+        variance[c] += squares / (rows - 1) / 2;
+      }
+    });
+  Optimizer optimizer(s.team, s.network->store(), {});
+  s.step(images, classify(*s.network, false), optimizer, 0.1);
+  auto new_mean = s.values("bn1.running_mean"), new_variance = s.values("bn1.running_var");
+  for (size_t c = 0; c < 2; ++c) {
+    EXPECT_NEAR(new_mean[c], 0.9 * old_mean[c] + 0.1 * mean[c], 1e-13);
+    EXPECT_NEAR(new_variance[c], 0.9 * old_variance[c] + 0.1 * variance[c], 1e-13);
+  }
+  EXPECT_EQ(s.values("layer2.0.bn1.running_mean"), kept_mean);
+  EXPECT_EQ(s.values("layer2.0.bn1.running_var"), kept_variance);
+}
+
+TEST(Step, LeavesEverythingWhereTheLossIsNotFinite) {
+  Setting s = on_cpu(2, 2);
+  auto before = s.values();
+  Optimizer optimizer(s.team, s.network->store(), {.weight_decay = 0.1, .ema_decay = 0.5});
+  Batch spoilt = batch(4);
+  spoilt.images[40] = NAN;
+  EXPECT_EQ(s.step(spoilt, classify(*s.network, false), optimizer, 0.1).non_finite, "the loss");
+  EXPECT_EQ(s.values(), before);
+  EXPECT_EQ(optimizer.steps(), 0);
+}
+
+TEST(TreeSum, AddsInATree) {
+  // 2^53 + 1 rounds to 2^53: pairs keep what a sum from the left loses.
+  EXPECT_EQ(tree_sum({0x1p53, 1, 1, 1}), 0x1p53 + 2);
+  EXPECT_EQ(tree_sum({1, 2, 4}), 7);
+  EXPECT_EQ(tree_sum({}), 0);
+}
+
+}  // namespace
+}  // namespace taper
