@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -29,11 +30,16 @@ struct Case {
   double smoothing = 0;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 // make_resnet_golden.py has the same table.
-std::vector<Case> cases() {
+std::vector<Case> cases(bool large) {
   using Style = ResNetSpec::Style;
   using Kind = ResNetSpec::BlockKind;
-  ResNetSpec wide{.style = Style::imagenet, .block = Kind::bottleneck, .depths = {1, 1, 1, 1}};
+  ResNetSpec resnet18{.style = Style::imagenet, .block = Kind::basic, .depths = {2, 2, 2, 2}};
+  ResNetSpec resnet50{.style = Style::imagenet, .block = Kind::bottleneck, .depths = {3, 4, 6, 3}};
+  ResNetSpec wide = resnet50;
+  wide.depths = {1, 1, 1, 1};
   wide.classes = 10;
   wide.inner = 2;
   ResNetSpec basic{.style = Style::cifar, .block = Kind::basic, .depths = {3, 3, 3}, .width = 16};
@@ -48,8 +54,13 @@ std::vector<Case> cases() {
   plain.shortcuts = false;
   tanh.activation = Activation::tanh;
   tanh.inner = 1.5;
+  if (large)
+    return {
+        {"resnet18", resnet18, 4, 64, 64},
+        {"resnet50", resnet50, 4, 64, 64, 0.1},
+        {"wide-bottleneck", wide, 4, 45, 51},
+    };
   return {
-      {"wide-bottleneck", wide, 4, 45, 51},
       {"cifar-basic", basic, 4, 16, 16},
       {"cifar-bottleneck", bottleneck, 4, 16, 16, 0.1},
       {"cifar-plain", plain, 4, 16, 16},
@@ -117,6 +128,7 @@ std::vector<double> host(Stream& stream, const Tensor& t) {
 struct Outcome {
   std::vector<double> logits, inference;  // with a recording tape, and (eval mode) without one
   double loss = 0;
+  int64_t rows = 0;
   std::map<std::string, std::vector<double>> tensors;  // gradients; in train mode running statistics too
 };
 
@@ -136,6 +148,7 @@ Outcome run(Backend& backend, DType type, const Case& c, bool training, const st
   Tensor labels = Tensor::from<int32_t>(*stream, {c.images}, classes);
 
   Outcome outcome;
+  outcome.rows = c.images;
   ShardSums sums{Tensor::zeros(*stream, accumulator(type), {store.value_size()}),
                  Tensor::zeros(*stream, accumulator(type), {store.statistic_size()})};
   Tape tape(backend, *stream, type, &sums);
@@ -230,21 +243,52 @@ void expect_golden(const Outcome& truth, const Golden& golden) {
 }
 
 // `own` is what the format alone costs: a few ulp.
-void expect_as_accurate(const Outcome& ours, const Outcome& truth, const Golden& golden,
-                        const std::string& precision, double own) {
-  std::vector<double> errors = golden.values(precision + ".errors");
-  double logits = 2 * errors[0] + own;
+void expect_logits_as_accurate(const Outcome& ours, const Outcome& truth, double pytorchs, double own) {
+  double logits = 2 * pytorchs + own;
   EXPECT_LE(relative(ours.logits, truth.logits), logits);
-  // A row's loss changes by at most sqrt(2) |change of its logits|, and its own arithmetic is f32.
-  double rows = 2.0 * static_cast<double>(ours.logits.size()) / 10;
-  EXPECT_NEAR(ours.loss, truth.loss, std::sqrt(rows) * logits * norm(truth.logits) + 0x1p-20 * truth.loss);
   if (!ours.inference.empty()) {
     EXPECT_LE(relative(ours.inference, truth.logits), logits);
   }
+  // A row's loss changes by at most sqrt(2) |change of its logits|, and its own arithmetic is f32.
+  double bound = std::sqrt(2.0 * static_cast<double>(ours.rows)) * logits * norm(truth.logits);
+  EXPECT_NEAR(ours.loss, truth.loss, bound + 0x1p-20 * truth.loss);
+}
+
+void expect_f32_as_accurate(const Outcome& ours, const Outcome& truth, const Golden& golden) {
+  constexpr double kOwn = 0x1p-22;
+  std::vector<double> errors = golden.values("f32.errors");
+  expect_logits_as_accurate(ours, truth, errors[0], kOwn);
   for (size_t i = 0; i < golden.names.size(); ++i) {
     const std::string& name = golden.names[i];
-    EXPECT_LE(relative(ours.tensors.at(name), truth.tensors.at(name)), 2 * errors[i + 1] + own) << name;
+    EXPECT_LE(relative(ours.tensors.at(name), truth.tensors.at(name)), 2 * errors[i + 1] + kOwn) << name;
   }
+}
+
+// In bf16 one relu in some hundreds comes out on the other side of 0 than in double, and a single one can
+// make up nine tenths of the error of one norm's gradient. So gradients are compared block by block: the root
+// of the sum of their tensors' squared errors. Statistics are compared one by one.
+void expect_bf16_as_accurate(const Outcome& ours, const Outcome& truth, const Golden& golden) {
+  std::vector<double> errors = golden.values("bf16.errors");
+  expect_logits_as_accurate(ours, truth, errors[0], 0);
+  struct Squares {
+    double ours = 0, pytorchs = 0;
+  };
+  std::map<std::string, Squares> blocks;
+  for (size_t i = 0; i < golden.names.size(); ++i) {
+    const std::string& name = golden.names[i];
+    double error = relative(ours.tensors.at(name), truth.tensors.at(name));
+    if (name.find("running") != std::string::npos) {
+      EXPECT_LE(error, 2 * errors[i + 1]) << name;
+      continue;
+    }
+    // "layer1.0", or what is in no block.
+    Squares& block = blocks[name.starts_with("layer") ? name.substr(0, name.find('.', name.find('.') + 1))
+                                                      : "stem and head"];
+    block.ours += error * error;
+    block.pytorchs += errors[i + 1] * errors[i + 1];
+  }
+  for (const auto& [name, block] : blocks)
+    EXPECT_LE(std::sqrt(block.ours), 2 * std::sqrt(block.pytorchs)) << name;
 }
 
 class Parity : public testing::TestWithParam<std::tuple<Case, bool>> {};
@@ -260,24 +304,27 @@ TEST_P(Parity, WithPyTorch) {
   std::unique_ptr<Backend> cpu = make_cpu_backend();
   {
     SCOPED_TRACE("f32");
-    expect_as_accurate(run(*cpu, DType::f32, c, training, golden.seed()), truth, golden, "f32", 0x1p-22);
+    expect_f32_as_accurate(run(*cpu, DType::f32, c, training, golden.seed()), truth, golden);
   }
   SCOPED_TRACE("bf16");
   try {
-    expect_as_accurate(run(*cpu, DType::bf16, c, training, golden.seed()), truth, golden, "bf16", 0);
+    expect_bf16_as_accurate(run(*cpu, DType::bf16, c, training, golden.seed()), truth, golden);
   } catch (const UserError& error) {
     GTEST_SKIP() << error.what();  // f32 has been compared; this processor has no bf16
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(ResNet, Parity, testing::Combine(testing::ValuesIn(cases()), testing::Bool()),
-                         [](const auto& info) {
-                           std::string name =
-                               std::get<0>(info.param).name + (std::get<1>(info.param) ? "_train" : "_eval");
-                           for (char& ch : name)
-                             if (ch == '-') ch = '_';
-                           return name;
-                         });
+std::string name_of(const testing::TestParamInfo<std::tuple<Case, bool>>& info) {
+  const auto& [c, training] = info.param;
+  std::string name = c.name + (training ? "_train" : "_eval");
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Small, Parity, testing::Combine(testing::ValuesIn(cases(false)), testing::Bool()),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, Parity, testing::Combine(testing::ValuesIn(cases(true)), testing::Bool()),
+                         name_of);
 
 }  // namespace
 }  // namespace taper
