@@ -164,6 +164,18 @@ TEST_F(TapeTest, TiedBridge) {
   EXPECT_THAT(gradient(lift), testing::Each(0));
 }
 
+// add() hands one gradient to both of its inputs; what one of them gets besides must not reach the other.
+TEST_F(TapeTest, ASharedGradientIsNotAddedToInPlace) {
+  Conv left = conv("left", 2, 2, 1), right = conv("right", 2, 2, 1);
+  allocate();
+  expect_finite_differences(true, [&](Tape& tape) {
+    Var x = tape.constant(tensor("x", {1, 2, 2, 2}));
+    Var a = conv2d(tape, x, left), b = conv2d(tape, x, right);
+    double loss = value(squared_error(tape, a, tensor("target", {1, 2, 2, 2})));
+    return loss + value(squared_error(tape, add(tape, a, b), tensor("other", {1, 2, 2, 2})));
+  });
+}
+
 TEST_F(TapeTest, NothingFlowsThroughAStoppedGradient) {
   Conv below = conv("below", 2, 2, 1), above = conv("above", 2, 2, 1);
   allocate();
