@@ -39,9 +39,9 @@ void ReferenceBackend::batch_norm_backward(Stream&, const BatchNormShape& shape,
                                            const void* rstd, bool fixed_statistics, void* dx, void* dresidual,
                                            void* dgamma, void* dbeta) {
   require_double(type);
-  auto [rows, channels, relu] = shape;
+  int64_t rows = shape.rows, channels = shape.channels;
   for (int64_t c = 0; c < channels; ++c) {
-    auto g = [&](int64_t i) { return !relu || in(y)[i] > 0 ? in(dy)[i] : 0; };
+    auto g = [&](int64_t i) { return !shape.relu || in(y)[i] > 0 ? in(dy)[i] : 0; };
     auto xhat = [&](int64_t i) { return (in(x)[i] - in(mean)[c]) * in(rstd)[c]; };
     double sum_g = 0, sum_g_xhat = 0;
     for (int64_t r = 0; r < rows; ++r) {
