@@ -12,7 +12,7 @@ Tensor gradient_for(Tape& tape, const Var& x) {
                                                : Tensor();
 }
 
-void root(Tape& tape, const Var& x, Tensor gradient) {
+void root(Tape& tape, const Var& x, const Tensor& gradient) {
   if (gradient.defined()) tape.record_loss([&tape, x, gradient] { tape.accumulate(x, gradient); });
 }
 

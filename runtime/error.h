@@ -12,7 +12,7 @@ namespace taper {
 /// The base of everything Taper throws. `exit_code` is what the process ends with.
 class Error : public std::runtime_error {
  public:
-  Error(std::string message, int exit_code) : std::runtime_error(std::move(message)), exit_code_(exit_code) {}
+  Error(const std::string& message, int exit_code) : std::runtime_error(message), exit_code_(exit_code) {}
   int exit_code() const { return exit_code_; }
 
  private:

@@ -41,10 +41,9 @@ void add_gradients(int64_t rows, int64_t width, const T* dy, const T* x, const T
     x += kRows * width;
     if constexpr (kRelu) y += kRows * width;
     if constexpr (kStore) stored += kRows * width;
-    rows -= kRows;
   };
-  while (rows >= 4) step(std::integral_constant<int64_t, 4>());
-  while (rows > 0) step(std::integral_constant<int64_t, 1>());
+  for (int64_t fours = rows / 4; fours > 0; --fours) step(std::integral_constant<int64_t, 4>());
+  for (int64_t ones = rows % 4; ones > 0; --ones) step(std::integral_constant<int64_t, 1>());
 }
 
 // dx = scale g + slope (x - mean) + shift, or scale g alone.

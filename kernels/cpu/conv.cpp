@@ -128,7 +128,7 @@ Primitive make_reorder(OneDnn& dnn, const memory::desc& from, const memory::desc
 
 // How many images at once: their outputs stay in the second-level cache, and the count divides n.
 int64_t cached_images(int64_t n, int64_t bytes_of_one) {
-  constexpr int64_t kCache = 512 * 1024;
+  constexpr int64_t kCache = int64_t{512} * 1024;
   int64_t images = std::clamp<int64_t>(kCache / bytes_of_one, 1, n);
   while (n % images != 0) --images;
   return images;
