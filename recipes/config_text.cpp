@@ -24,6 +24,7 @@ std::string text(const std::string& value) { return toml_string(value); }
 template <typename T>
 std::string text(const std::vector<T>& values) {
   std::vector<std::string> parts;
+  parts.reserve(values.size());
   for (const T& value : values) parts.push_back(text(value));
   return fmt::format("[{}]", fmt::join(parts, ", "));
 }

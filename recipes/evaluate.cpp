@@ -16,7 +16,7 @@ void for_each_batch(Team& team, Loader& loader, int64_t batches,
   std::vector<Batch> round;
   for (int64_t first = 0; first < batches; first += static_cast<int64_t>(round.size())) {
     round.clear();
-    for (int64_t i = first; i < std::min(batches, first + 4 * team.workers()); ++i)
+    for (int64_t i = first; i < std::min(batches, first + int64_t{4} * team.workers()); ++i)
       round.push_back(loader.next());
     team.run(static_cast<int64_t>(round.size()),
              [&](Stream& stream, int64_t i) { task(stream, round[static_cast<size_t>(i)], first + i); });

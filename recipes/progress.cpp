@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace taper {
 namespace {
@@ -38,7 +39,7 @@ std::string count_text(double value) {
 }  // namespace
 
 std::string duration_text(double seconds) {
-  int64_t whole = static_cast<int64_t>(std::clamp(seconds, 0.0, 1e12) + 0.5);
+  int64_t whole = std::llround(std::clamp(seconds, 0.0, 1e12));
   if (whole < 60) return fmt::format("{} s", whole);
   if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
   if (whole < 86400) return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);

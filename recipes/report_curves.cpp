@@ -120,6 +120,7 @@ std::string imitation_errors(const Runs& runs) {
   }
   if (errors.empty()) return "";
   std::vector<ErrorBar> bars;
+  bars.reserve(errors.size());
   for (const auto& [unit, both] : errors)
     bars.push_back({names[unit], spread_of(both.first).mean, spread_of(both.second).mean});
   return fmt::format(

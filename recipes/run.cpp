@@ -134,7 +134,7 @@ bool Run::train() {
       if (name == "instruction_set")
         event.instruction_set = version;
       else
-        event.libraries.push_back(name + " " + version);
+        event.libraries.push_back(fmt::format("{} {}", name, version));
     }
     log_->run(event);
   }

@@ -35,14 +35,14 @@ def main():
     if not seeds:
         sys.exit(f"results_table: {family} holds no seed of which every arm is finished")
     print(f"**{family.name}**, {len(seeds)} seeds\n")
-    print("| network | top-1 % (mean ± sd) | parameters | MFLOPs / image | training PFLOPs | teacher PFLOPs |")
+    print("| network | top-1 % (mean ± sd) | parameters | MFLOPs / image | training TFLOPs | teacher TFLOPs |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for arm in seeds[0]:
         top1 = [100 * rows[arm][0]["top1"] for rows in seeds]
         spread = statistics.stdev(top1) if len(top1) > 1 else float("nan")
         network, teacher = seeds[0][arm]
         print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
-              f"| {network['training_flops'] / 1e15:.4f} | {teacher / 1e15:.4f} |")
+              f"| {network['training_flops'] / 1e12:.2f} | {teacher / 1e12:.2f} |")
     print()
 
 

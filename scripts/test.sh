@@ -53,7 +53,7 @@ part_sanitize() {
   ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow
 }
 
-# Every fuzz target for ten seconds, from its seed inputs.
+# Every fuzz target for ten seconds (FUZZ_SECONDS), from its seed inputs.
 part_fuzz() {
   build fuzz build-fuzz
   local target name corpora
@@ -63,7 +63,7 @@ part_fuzz() {
     mkdir -p "${corpora[0]}"
     if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
     echo "$name"
-    "$target" "${corpora[@]}" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 \
+    "$target" "${corpora[@]}" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=10 -rss_limit_mb=2048 \
       -print_final_stats=1 -verbosity=0 -artifact_prefix=.cache/fuzz/
   done
 }

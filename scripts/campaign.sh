@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# What is too long for every change: scripts/test.sh runs a sample of each.
+#   scripts/campaign.sh                 all parts
+#   scripts/campaign.sh fuzz kills      only these
+# Parts:
+#   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
+#   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
+#   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
+#   results   docs/results.md's arms over five seeds (an hour)
+#   peers     training steps beside PyTorch's
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+part_fuzz() { FUZZ_SECONDS=${FUZZ_SECONDS:-600} scripts/test.sh fuzz; }
+part_kills() {
+  cmake --preset default -DTAPER_TESTS=ON >/dev/null
+  cmake --build build --target run_test
+  local round
+  for ((round = 1; round <= ${KILL_ROUNDS:-20}; ++round)); do
+    TAPER_TEST_SEED=$round build/tests/run_test --gtest_filter='*Killed*' --gtest_brief=1
+  done
+}
+part_sanitize() {
+  cmake --preset asan >/dev/null
+  cmake --build build-asan
+  ctest --test-dir build-asan --parallel "$(nproc)" --output-on-failure
+}
+part_results() { scripts/results.sh; }
+part_peers() { bench/peers/compare.sh; }
+
+all_parts=(fuzz kills sanitize results peers)
+case ${1:-} in -h | --help) sed -n '2,/^set/{s/^# //p}' "$0"; exit 0 ;; esac
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
+for part in "${parts[@]}"; do
+  declare -F "part_$part" >/dev/null || { echo "scripts/campaign.sh: no part is called '$part'; there are ${all_parts[*]}." >&2; exit 2; }
+done
+scripts/dependencies.sh build test
+for part in "${parts[@]}"; do
+  printf '\n=== %s ===\n' "$part"
+  "part_$part"
+done
