@@ -33,10 +33,10 @@ build() {  # build PRESET FOLDER [cmake options...]
 # Every C++ file is as clang-format would write it.
 part_format() { sources | xargs clang-format --dry-run -Werror; }
 
-# The optimised build and all tests.
+# The optimised build and all tests. Debian's python3 has Debian's torchvision; another may come first in PATH.
 part_unit() {
   build default build -DTAPER_TESTS=ON
-  ctest --test-dir build --parallel "$jobs" --output-on-failure
+  TAPER_PYTHON=/usr/bin/python3 ctest --test-dir build --parallel "$jobs" --output-on-failure
 }
 
 # clang-tidy over every file, with the warnings that .clang-tidy lists as errors.
@@ -55,7 +55,8 @@ part_sanitize() {
 
 # Every fuzz target for ten seconds (FUZZ_SECONDS), from its seed inputs.
 part_fuzz() {
-  build fuzz build-fuzz
+  cmake --preset fuzz >/dev/null
+  cmake --build build-fuzz --parallel "$jobs" --target fuzz_targets
   local target name corpora
   for target in build-fuzz/fuzz_*; do
     name=$(basename "$target")
