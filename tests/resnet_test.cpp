@@ -145,7 +145,8 @@ TEST(ResNet, BlocksSayWhoReadsThem) {
 
   ResNetSpec plain = cifar(Kind::basic, 14, 4);
   plain.shortcuts = false;
-  for (const Block& block : make_resnet(plain)->blocks()) {
+  auto without = make_resnet(plain);
+  for (const Block& block : without->blocks()) {
     EXPECT_FALSE(block.identity);
     EXPECT_EQ(block.readers.size(), 1u);
   }
