@@ -43,7 +43,12 @@ def main():
         network, teacher = seeds[0][arm]
         print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
               f"| {network['training_flops'] / 1e12:.2f} | {teacher / 1e12:.2f} |")
-    print()
+    gains = [100 * (rows["thin, three stages, short imitation"][0]["top1"] - rows["thin, from scratch"][0]["top1"]) for rows in seeds]
+    print(f"\nShort imitation above from scratch, seed by seed: {', '.join(f'{gain:+.1f}' for gain in gains)}", end="")
+    if len(gains) > 1:
+        mean, spread = statistics.mean(gains), statistics.stdev(gains)
+        print(f"; mean {mean:.2f} ± {spread:.2f}, t = {mean / (spread / len(gains) ** 0.5):.1f}", end="")
+    print("\n")
 
 
 if __name__ == "__main__":
