@@ -1,0 +1,114 @@
+#pragma once
+// The threads of one block, run one at a time on one thread of the host. A thread runs until it must wait for
+// others (a barrier, a shuffle); then the next one that can run continues.
+
+#include <vector_types.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "runtime/simt/fiber.h"
+#include "runtime/simt/launch.h"
+
+namespace taper::simt {
+
+using Where = std::source_location;
+
+constexpr int kWarp = 32;
+constexpr int kMaximumThreads = 1024;
+constexpr int kMaximumWarps = kMaximumThreads / kWarp;
+/// What a kernel may use of shared memory: without asking, and with cudaFuncSetAttribute (compute
+/// capability 9.0).
+constexpr size_t kDefaultSharedBytes = 48 * 1024;
+constexpr size_t kMaximumSharedBytes = 227 * 1024;
+
+/// What the last lane to arrive does for all lanes of `mask`; operands[i] is what lane i left, on its own
+/// stack. Returns what is wrong, or null.
+using Collective = const char* (*)(void* const (&operands)[kWarp], uint32_t mask);
+
+class Worker {
+ public:
+  /// The worker of the calling thread of the host, made when first asked for.
+  static Worker& of_this_thread();
+
+  /// Runs one block. Returns what went wrong, empty if nothing did; the threads of a block that failed are
+  /// abandoned.
+  std::string run_block(const Launch& launch, uint3 block_index);
+
+  // What follows is called by the threads of the running block.
+
+  /// Waits for all threads of the block. `count` sums `value` over them.
+  int sync_threads(Where where, int value = 0);
+  /// Waits for the lanes in `mask`, all of which must come here with the same mask and `collective`.
+  void meet(uint32_t mask, Collective collective, void* operands, Where where);
+  /// Ends the block with this message, to which the kernel, the block and the thread are added.
+  [[noreturn]] void fail(const std::string& message, Where where);
+
+  int lane() const { return thread_ % kWarp; }
+  void* shared() { return shared_.get(); }
+
+ private:
+  enum class State : uint8_t { kNew, kRunnable, kBarrier, kMeeting, kDone };
+
+  struct Thread {
+    Context context;
+    uint3 index;
+    State state;
+    uint32_t mask;  // of the meeting it waits in
+    Where where;
+  };
+
+  struct Meeting {
+    uint32_t mask, arrived;
+    Collective collective;
+    Where where;
+  };
+
+  struct Warp {
+    uint32_t ready = 0;  // lanes that can run
+    int open = 0;        // meetings that wait for lanes
+    std::array<Meeting, kWarp> meetings{};
+    void* operands[kWarp] = {};
+  };
+
+  Worker();
+  [[noreturn]] static void fiber_main();
+  void begin(const Launch& launch, uint3 block_index);
+  int take();
+  void resume(int thread);
+  Context context_of(int thread);
+  void suspend(State state, Where where);
+  void set_ready(int warp, uint32_t lanes);
+  [[noreturn]] void stuck();
+  std::string describe(int thread) const;
+
+  const Launch* launch_ = nullptr;
+  int thread_ = 0;   // the one that runs
+  int threads_ = 0;  // of the block
+  int done_ = 0;
+  uint32_t ready_warps_ = 0;
+  std::array<Warp, kMaximumWarps> warps_;
+  std::vector<Thread> thread_of_;
+
+  int arrived_ = 0;         // at the barrier
+  int generation_ = 0;      // barriers passed
+  std::array<int, 2> sum_;  // of the values brought to the barrier, by the generation's parity
+  Where barrier_;
+
+  Context host_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
+  Fiber* running_ = nullptr;  // the fiber that a thread begins on
+  std::string error_;
+
+  struct Free {
+    void operator()(void* memory) const;
+  };
+  std::unique_ptr<void, Free> shared_;
+};
+
+}  // namespace taper::simt
