@@ -8,87 +8,13 @@
 #include <cmath>
 #include <set>
 
+#include "runtime/philox.h"
+#include "tests/imitation_setting.h"
+
 namespace taper {
 namespace {
 
-using Bytes = std::map<std::string, std::vector<double>>;
-
-// The tiny configuration with one unit of each network's stage, and both networks with random weights.
-struct Setting {
-  explicit Setting(std::vector<std::string> overrides = {})
-      : configuration(read(std::move(overrides))),
-        images(configuration),
-        engine(configuration),
-        models(configuration, engine, images.channels(), images.classes()),
-        wide(models.make("wide", false)),
-        thin(models.make("thin", true)),
-        imitation(configuration, engine, images, thin, wide) {
-    imitation.initialize();
-  }
-
-  static Configuration read(std::vector<std::string> overrides) {
-    std::vector<std::string> all{"data.train_limit=64", "data.test_limit=64", "network.width=4", "seed=3"};
-    all.insert(all.end(), overrides.begin(), overrides.end());
-    return read_configuration(TAPER_SOURCE_DIR "/recipes/configurations/tiny-resnet.toml", all);
-  }
-
-  StepContext context() {
-    return {*engine.team, *thin.network, engine.type, engine.shards, images.image_size(), images.channels()};
-  }
-  Loader batches(int64_t count) { return images.train_batches(configuration.imitate, 7, 0, count); }
-
-  // Steps of SGD on a target that is selected.
-  void train(const ImitationTarget& target, int64_t steps) {
-    Optimizer optimizer(*engine.team, thin.network->store(),
-                        {.nesterov = true, .weight_decay = 1e-3, .ema_decay = 0.5});
-    Loader loader = batches(steps);
-    Objective objective = imitation.objective(target, imitation.input());
-    for (int64_t i = 0; i < steps; ++i) {
-      StepOutcome outcome = train_step(context(), loader.next(), objective, optimizer, 0.05);
-      ASSERT_EQ(outcome.non_finite, "");
-    }
-    optimizer.swap_average(*engine.team);
-  }
-
-  // The loss on the first batch of training, for each sample.
-  double loss(const ImitationTarget& target, Imitation::Input input) {
-    Batch batch = batches(1).next();
-    double result = 0;
-    engine.team->run_one([&](Stream& stream) {
-      Tape tape(*engine.backend, stream, engine.type);
-      ShardInput shard = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
-      result = imitation.objective(target, input)(tape, shard).host<float>(stream)[0];
-    });
-    return result / static_cast<double>(batch.count);
-  }
-
-  Bytes values(const Network& network) {
-    Bytes result;
-    engine.team->run_one([&](Stream& stream) {
-      for (const Parameter& p : network.store().all()) result[p.name] = host_values(stream, p);
-    });
-    return result;
-  }
-  std::vector<double> values(const Network& network, const std::string& name) {
-    return values(network).at(name);
-  }
-  void set(const std::string& name, const std::vector<double>& to) {
-    engine.team->run_one([&](Stream& stream) { set_values(stream, *thin.network->store().find(name), to); });
-  }
-  std::set<std::string> trainable() {
-    std::set<std::string> names;
-    for (const Parameter& p : thin.network->store().all())
-      if (p.trainable) names.insert(p.name);
-    return names;
-  }
-
-  Configuration configuration;
-  Images images;
-  Engine engine;
-  Models models;
-  Model &wide, &thin;
-  Imitation imitation;
-};
+using Setting = ImitationSetting;
 
 const std::vector<std::string> kTied{"widen.kind=full"};
 const std::vector<std::string> kFree{"widen.kind=full", "imitate.bridges=free", "network.kind=plain"};
@@ -202,6 +128,76 @@ TEST(Imitation, ReadsTheSameBehindACopiedStem) {
   EXPECT_GT(first, 0);
   double second = s.loss(targets[1], Imitation::Input::sequential);
   EXPECT_GT(std::abs(second - s.loss(targets[1], Imitation::Input::teacher)), 1e-3 * second);
+}
+
+// |lift h - t|^2 over a sample's elements, summed over samples; a null lift is the identity.
+double naive_loss(Stream& stream, const Tensor& h, const Tensor& t, const Parameter* lift) {
+  auto thin = static_cast<size_t>(h.shape().back()), wide = static_cast<size_t>(t.shape().back());
+  std::vector<float> student = h.host<float>(stream), teacher = t.host<float>(stream);
+  std::vector<double> u = lift != nullptr ? host_values(stream, *lift) : std::vector<double>{};
+  double sum = 0;
+  for (size_t r = 0; r < teacher.size() / wide; ++r)
+    for (size_t w = 0; w < wide; ++w) {
+      double lifted = lift != nullptr ? 0 : static_cast<double>(student[r * wide + w]);
+      for (size_t j = 0; lift != nullptr && j < thin; ++j)
+        lifted += u[w * thin + j] * static_cast<double>(student[r * thin + j]);
+      sum += std::pow(lifted - static_cast<double>(teacher[r * wide + w]), 2);
+    }
+  return sum * static_cast<double>(t.dim(0)) / static_cast<double>(t.size());
+}
+
+// The loss of a training step, part by part: what lies below in evaluation mode, the target in training mode,
+// both compared before the activation, or after it under free bridges.
+TEST_P(EveryKind, ComparesWhatItShould) {
+  // Of three stages: unit 2 reads through a lift that is not unit 0's, tied bridges too.
+  Setting s(with(overrides(), "network.depths=[1, 1, 1]"));
+  const Network &thin = *s.thin.network, &wide = *s.wide.network;
+  const BridgedNetwork& bridged = *s.thin.bridged;
+  bool free = bridged.kind() == BridgeKind::free, teacher = s.imitation.input() == Imitation::Input::teacher;
+  // Free bridges begin as identities, which would hide one that is taken at the wrong boundary.
+  for (int64_t b = 0; free && b < 4; ++b)
+    for (const Parameter* map : {bridged.lift(b), bridged.lower(b)}) {
+      if (map == nullptr) continue;
+      std::vector<double> values = s.values(thin, map->name);
+      Draws draws(hash(map->name), 0, 0);
+      for (double& v : values) v += 0.25 * draws.uniform();
+      s.set(map->name, values);
+    }
+  Batch batch = s.batches(1).next();
+  for (const ImitationTarget& target : s.imitation.targets()) {
+    double expected = 0;
+    s.engine.team->run_one([&](Stream& stream) {
+      Tape fixed(*s.engine.backend, stream, DType::f32), training(*s.engine.backend, stream, DType::f32);
+      training.training = true;
+      Var images = upload(fixed, batch, 0, batch.count, 28, 1).images;
+      auto wide_at = [&](int64_t boundary) {
+        Var x = wide.stem(fixed, images, boundary > 0 || free);
+        for (int64_t i = 0; i < boundary; ++i) x = wide.block(fixed, i, x, i + 1 < boundary || free);
+        return x;
+      };
+      int64_t below = target.boundary - 1;
+      Var h;
+      if (below < 0) {
+        h = thin.stem(training, images, free);
+      } else {
+        Var x;
+        if (teacher) {
+          x = fixed.constant(bridged.project(fixed, below, wide_at(below)->value));
+          if (!free) x = activate(fixed, Activation::relu, x);
+          x = bridged.cross(fixed, below, x);
+        } else {
+          x = bridged.cross(fixed, 0, thin.stem(fixed, images));
+          for (int64_t i = 0; i < below; ++i) x = bridged.cross(fixed, i + 1, thin.block(fixed, i, x));
+        }
+        h = thin.block(training, below, x, free);
+      }
+      expected = naive_loss(stream, h->value, wide_at(target.boundary)->value, bridged.lift(target.boundary));
+    });
+    expected /= static_cast<double>(batch.count);
+    // h and t have the same bits on both sides. The kernel adds in f32, in parts of 16384: an error of about
+    // sqrt(16384) 2^-24 = 8e-6 of sums that are a few times the loss.
+    EXPECT_NEAR(s.loss(target, s.imitation.input(), true), expected, 1e-4 * expected) << target.name;
+  }
 }
 
 TEST(Imitation, StartsFromTheWideStemAndHead) {
