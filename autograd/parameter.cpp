@@ -65,6 +65,7 @@ Tensor ParameterStore::derived(Stream& stream, const std::string& key, std::vect
   if (copy->stamp != copy->current()) {
     copy->tensor = copy->make(stream);
     copy->stamp = copy->current();
+    stream.synchronize();  // other workers' streams may read it from now on
   }
   return copy->tensor;
 }

@@ -91,7 +91,8 @@ class ParameterStore {
                  const Make& make);
   /// The stale copies that were asked for since the last call, to be remade by remake() on any thread: so
   /// that workers share the packing of filters instead of waiting for each other. Drops the stale copies that
-  /// nobody asked for.
+  /// nobody asked for. A remade copy may be asked for by other streams once the Team's run that remade it is
+  /// over.
   std::vector<std::string> stale();
   void remake(Stream& stream, const std::string& key);
 

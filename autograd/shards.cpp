@@ -51,20 +51,27 @@ void Team::work(size_t worker, int threads_per_shard) {
   while (true) {
     wake_.wait(lock, [&] { return stop_ || next_ < count_; });
     if (stop_) return;
-    int64_t index = next_++;
     ++running_;
-    lock.unlock();
-    std::exception_ptr error;
-    try {
-      (*task_)(*streams_[worker], index);
-    } catch (...) {
-      error = std::current_exception();
+    int64_t index = next_;
+    auto attempt = [&](auto&& work) {
+      lock.unlock();
+      std::exception_ptr error;
+      try {
+        work();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      if (error && (!error_ || index < error_index_)) {
+        error_ = error;
+        error_index_ = index;
+      }
+    };
+    while (next_ < count_) {
+      index = next_++;
+      attempt([&] { (*task_)(*streams_[worker], index); });
     }
-    lock.lock();
-    if (error && (!error_ || index < error_index_)) {
-      error_ = error;
-      error_index_ = index;
-    }
+    attempt([&] { streams_[worker]->synchronize(); });
     if (--running_ == 0 && next_ == count_) done_.notify_all();
   }
 }
@@ -115,6 +122,7 @@ void ShardTree::merge(Stream& stream, Tensor& into, const Tensor& from, int64_t 
 
 void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
   int64_t level = 0;
+  stream.synchronize();  // another worker's stream may read the sums from now on
   for (; shards_ >> level > 2; ++level, index /= 2) {
     std::pair sibling{level, index ^ 1};
     ShardSums other;
@@ -131,6 +139,7 @@ void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
     if (index % 2 == 1) std::swap(sums, other);  // the even one is the left operand
     merge(stream, sums.gradients, other.gradients, 0, gradients_);
     merge(stream, sums.statistics, other.statistics, 0, statistics_);
+    stream.synchronize();  // `other` goes back to its stream's cache, and the sums to another worker
   }
   std::lock_guard lock(mutex_);
   waiting_[{level, index}] = std::move(sums);

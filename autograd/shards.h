@@ -29,7 +29,8 @@ class Team {
   int workers() const { return static_cast<int>(threads_.size()); }
   using Task = std::function<void(Stream&, int64_t index)>;
   /// Calls task(stream, i) for every i in [0, count), each once, the next free worker taking the next i;
-  /// returns when all are done. Of several exceptions, that of the lowest i is thrown.
+  /// returns when all are done, the streams' queued work included. Of several exceptions, that of the lowest
+  /// i is thrown; an error of queued work counts for the last task of its worker.
   void run(int64_t count, const Task& task);
   /// task on one worker: for what is too small to share.
   void run_one(const std::function<void(Stream&)>& task) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/activation.h"
 #include "kernels/attention.h"
@@ -31,7 +32,7 @@ class Backend : public ConvKernels,
                 public PoolKernels,
                 public OptimizerKernels {
  public:
-  /// "cpu", "reference".
+  /// "cpu", "sim", "cuda", "reference".
   virtual std::string name() const = 0;
   /// What decides the bits beside the code: instruction set and library versions, for the run's log and
   /// identity.
@@ -43,6 +44,21 @@ class Backend : public ConvKernels,
 
 /// oneDNN and vectorised loops; f32 and bf16.
 std::unique_ptr<Backend> make_cpu_backend();
+
+/// The hand-written CUDA kernels, on the first GPU, or on the CPU by runtime/simt, whichever the build has
+/// (cuda_device()); f32 and bf16. UserError, which offers another device, where the build has neither, or
+/// there is no GPU that it can use.
+std::unique_ptr<Backend> make_cuda_backend();
+
+/// "cuda" in a build for GPUs, "sim" in one with runtime/simt, "" in one without CUDA kernels.
+std::string cuda_device();
+
+/// The backend of the device called `name`: "cpu", "sim" or "cuda". UserError, which says how to come by it
+/// and what there is, for a device that this build has not.
+std::unique_ptr<Backend> make_backend(const std::string& name);
+
+/// What make_backend() knows in this build.
+std::vector<std::string> devices();
 
 /// Plain loops in double: the definition of every op, for tests. Accepts f64 only.
 std::unique_ptr<Backend> make_reference_backend();

@@ -20,10 +20,11 @@ extern "C" void request_stop(int signal) {
 
 // A run's networks as its last checkpoint (or the best of one network) holds them.
 struct OpenRun {
-  explicit OpenRun(const std::filesystem::path& directory)
+  /// On `device`, or where that is "" on the run's own.
+  OpenRun(const std::filesystem::path& directory, const std::string& device)
       : configuration(read_run_configuration(directory)),
         images(configuration),
-        engine(configuration),
+        engine(configuration, device.empty() ? configuration.device : device),
         models(configuration, engine, images.channels(), images.classes()),
         store(directory / "checkpoints", configuration.checkpoint.keep_last),
         name(directory.string()) {}
@@ -64,8 +65,8 @@ void train_command(const TrainArguments& arguments) {
              output.string());
 }
 
-void evaluate_command(const std::filesystem::path& directory, bool json) {
-  OpenRun run(directory);
+void evaluate_command(const std::filesystem::path& directory, const std::string& device, bool json) {
+  OpenRun run(directory, device);
   run.load("");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const std::string& name : run.models.names()) {
@@ -96,8 +97,8 @@ void evaluate_command(const std::filesystem::path& directory, bool json) {
 }
 
 void export_command(const std::filesystem::path& directory, const std::filesystem::path& output,
-                    const std::string& network, bool best) {
-  OpenRun run(directory);
+                    const std::string& network, const std::string& device, bool best) {
+  OpenRun run(directory, device);
   run.load(best ? network : "");
   if (!run.models.has(network))
     throw UserError("{} has no {} network yet; it has {}", directory.string(), network,

@@ -18,17 +18,17 @@ struct TrainArguments {
 void train_command(const TrainArguments& arguments);
 
 /// Accuracy, loss, parameters, FLOPs and images/s of every network in a run's last checkpoint, on the test
-/// images.
-void evaluate_command(const std::filesystem::path& run, bool json);
+/// images. `device`: another than the one that it was trained on, or "".
+void evaluate_command(const std::filesystem::path& run, const std::string& device, bool json);
 
 /// What a configuration would cost, without training and without its data.
 void describe_command(const std::filesystem::path& configuration, const std::vector<std::string>& overrides,
                       bool json);
 
 /// Writes a network of a run as safetensors with torchvision's names; the thin one merged. `best`: of its
-/// best evaluation instead of the last state.
+/// best evaluation instead of the last state. `device` as for evaluate.
 void export_command(const std::filesystem::path& run, const std::filesystem::path& output,
-                    const std::string& network, bool best);
+                    const std::string& network, const std::string& device, bool best);
 
 /// One page for several runs that differ in their seed.
 void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs);

@@ -148,29 +148,35 @@ std::string Limits::text() const {
 }
 
 Section describe(Configuration& c) {
-  Section top{"",
-              "",
-              {{"name", &c.name, "Title of the run; empty: the file's name."},
-               {"seed", &c.seed, "Of every random number.", kNotNegative},
-               {"device", &c.device, "What computes.", {}, {"cpu"}},
-               {"precision",
-                &c.precision,
-                "Of activations and their gradients; master weights are always f32. `tf32` is a GPU's.",
-                {},
-                {"f32", "bf16", "tf32"}},
-               {"shards",
-                &c.shards,
-                "Parts of each batch, a power of two. It is part of the result; how many run at once is not.",
-                {1, 1 << 16}},
-               {"threads_per_shard",
-                &c.threads_per_shard,
-                "Threads of one shard; part of the result too.",
-                {1, 1024}},
-               {"stages",
-                &c.stages,
-                "The stages to run, in order.",
-                {},
-                {"baseline", "wide", "imitate", "match", "finetune", "merge"}}}};
+  Section top{
+      "",
+      "",
+      {{"name", &c.name, "Title of the run; empty: the file's name."},
+       {"seed", &c.seed, "Of every random number.", kNotNegative},
+       {"device",
+        &c.device,
+        "What computes: the CPU by its own kernels, a GPU (`cuda`), or the CPU by the GPU's kernels (`sim`: "
+        "slow, for tests). A build has `cpu` and at most one of the others.",
+        {},
+        {"cpu", "sim", "cuda"}},
+       {"precision",
+        &c.precision,
+        "Of activations and their gradients; master weights are always f32. `tf32` is a GPU's.",
+        {},
+        {"f32", "bf16", "tf32"}},
+       {"shards",
+        &c.shards,
+        "Parts of each batch, a power of two. It is part of the result; how many run at once is not.",
+        {1, 1 << 16}},
+       {"threads_per_shard",
+        &c.threads_per_shard,
+        "Threads of one shard; part of the result too.",
+        {1, 1024}},
+       {"stages",
+        &c.stages,
+        "The stages to run, in order.",
+        {},
+        {"baseline", "wide", "imitate", "match", "finetune", "merge"}}}};
   top.sections.push_back(data(c.data));
   top.sections.push_back(network(c.network));
   top.sections.push_back(

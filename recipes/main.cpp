@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "kernels/backend.h"
 #include "recipes/commands.h"
 #include "runtime/error.h"
 
@@ -41,7 +42,9 @@ int run(int argc, char** argv) {
                         "the run directory (default: runs/ and the configuration's file name)");
   train_app->add_flag("--resume", train.resume,
                       "go on from the newest whole checkpoint in the run directory");
-  train_app->add_option("--device", device, "the same as --set device=...; this build has: cpu");
+  const std::string on_device =
+      fmt::format("what computes (this build has {})", fmt::join(taper::devices(), ", "));
+  train_app->add_option("--device", device, on_device + "; the same as --set device=...");
 
   std::filesystem::path path, output;
   bool json = false, best = false;
@@ -50,6 +53,8 @@ int run(int argc, char** argv) {
       "Print accuracy, loss, parameters, FLOPs and images/s of every network in a run, on its test images.");
   evaluate_app->add_option("run", path, "a run directory")->required();
   evaluate_app->add_flag("--json", json, "print JSON");
+  const std::string other_device = on_device + "; default: the one that it was trained on";
+  evaluate_app->add_option("--device", device, other_device);
 
   std::vector<std::string> overrides;
   CLI::App* describe_app =
@@ -73,6 +78,7 @@ int run(int argc, char** argv) {
   export_app->add_option("output", output, "the file to write")->required();
   export_app->add_option("--network", network, "which network (default: thin)")
       ->check(CLI::IsMember({"thin", "wide", "baseline"}));
+  export_app->add_option("--device", device, other_device);
   export_app->add_flag("--best", best, "from its best evaluation rather than its last state");
 
   std::vector<std::filesystem::path> runs;
@@ -96,11 +102,11 @@ int run(int argc, char** argv) {
     for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);
     taper::train_command(train);
   } else if (*evaluate_app) {
-    taper::evaluate_command(path, json);
+    taper::evaluate_command(path, device, json);
   } else if (*describe_app) {
     taper::describe_command(path, overrides, json);
   } else if (*export_app) {
-    taper::export_command(path, output, network, best);
+    taper::export_command(path, output, network, device, best);
   } else if (*report_app) {
     taper::report_command(output, runs);
   }

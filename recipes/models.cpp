@@ -7,13 +7,17 @@
 
 namespace taper {
 
-Engine::Engine(const Configuration& configuration) : shards(configuration.shards) {
-  if (configuration.device != "cpu")
-    throw UserError("device = \"{}\" is not there; this build has \"cpu\"", configuration.device);
-  backend = make_cpu_backend();
+namespace {
+constexpr int64_t kStreamsPerGpu = 2;
+}  // namespace
+
+Engine::Engine(const Configuration& configuration, const std::string& device) : shards(configuration.shards) {
+  backend = make_backend(device);
   type = configuration.precision == "bf16" ? DType::bf16 : DType::f32;
   auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
-  int64_t workers = std::clamp<int64_t>(cores / configuration.threads_per_shard, 1, shards);
+  // A GPU is filled by a few streams; more would only hold more memory.
+  int64_t at_once = device == "cuda" ? kStreamsPerGpu : cores / configuration.threads_per_shard;
+  int64_t workers = std::clamp<int64_t>(at_once, 1, shards);
   team = std::make_unique<Team>(*backend, static_cast<int>(workers),
                                 static_cast<int>(configuration.threads_per_shard));
 }

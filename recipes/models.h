@@ -18,7 +18,9 @@ namespace taper {
 /// The backend and its workers. The machine decides how many shards run at once; the bits do not depend on
 /// it.
 struct Engine {
-  explicit Engine(const Configuration& configuration);
+  explicit Engine(const Configuration& configuration) : Engine(configuration, configuration.device) {}
+  /// On another device than the configuration's. UserError where this build or machine has it not.
+  Engine(const Configuration& configuration, const std::string& device);
   std::unique_ptr<Backend> backend;
   DType type;  ///< of activations
   int64_t shards;

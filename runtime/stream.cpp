@@ -43,12 +43,22 @@ void* CachingAllocator::allocate(int64_t bytes) {
     block = cached->second.back();
     cached->second.pop_back();
   } else {
-    block = memory_->allocate(size);
+    block = new_block(size);
     statistics_.held += size;
   }
   statistics_.in_use += size;
   statistics_.peak = std::max(statistics_.peak, statistics_.in_use);
   return block;
+}
+
+void* CachingAllocator::new_block(int64_t size) {
+  try {
+    return memory_->allocate(size);
+  } catch (const Failure&) {
+    if (statistics_.held == statistics_.in_use) throw;
+    give_back();
+    return memory_->allocate(size);
+  }
 }
 
 void CachingAllocator::release(void* block, int64_t bytes) noexcept {
@@ -60,6 +70,10 @@ void CachingAllocator::release(void* block, int64_t bytes) noexcept {
 
 void CachingAllocator::trim() noexcept {
   std::lock_guard lock(mutex_);
+  give_back();
+}
+
+void CachingAllocator::give_back() noexcept {
   for (auto& [size, blocks] : free_) {
     for (void* block : blocks) memory_->release(block);
     statistics_.held -= size * static_cast<int64_t>(blocks.size());

@@ -33,8 +33,13 @@ struct MemoryStatistics {
 };
 
 /// Keeps released blocks and hands them out again by size class (an eighth of a power of two), last in first
-/// out, so that a training step allocates nothing after the first. Thread-safe: a block may be released by
-/// any thread.
+/// out, so that a training step allocates nothing after the first. When the device has no more, it gives the
+/// cached blocks back and asks once more.
+///
+/// Thread-safe: a block may be released by any thread. It belongs to the stream whose allocator this is, and
+/// may be handed out again at once, while that stream's own work on it is still queued: what uses it next is
+/// queued behind. Work of *other* streams is not ordered so: whoever lets another stream use the block
+/// synchronises that stream before the block can be released (Stream says who does).
 class CachingAllocator {
  public:
   explicit CachingAllocator(std::unique_ptr<Memory> memory) : memory_(std::move(memory)) {}
@@ -42,6 +47,7 @@ class CachingAllocator {
   CachingAllocator(const CachingAllocator&) = delete;
   CachingAllocator& operator=(const CachingAllocator&) = delete;
 
+  /// Throws Failure when the device has no more.
   void* allocate(int64_t bytes);
   /// `bytes` as given to allocate.
   void release(void* block, int64_t bytes) noexcept;
@@ -51,6 +57,9 @@ class CachingAllocator {
   void reset_peak();
 
  private:
+  void* new_block(int64_t size);
+  void give_back() noexcept;
+
   std::unique_ptr<Memory> memory_;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_;
@@ -60,16 +69,24 @@ class CachingAllocator {
 /// An ordered queue of work on one device, with the allocator of what that work uses. One worker, one stream:
 /// only one thread at a time issues work to it. Copies and kernels run in the order of their calls; on the
 /// CPU each is finished when its call returns. Pointers are the device's unless called `host`.
+///
+/// Streams are not ordered among themselves. What one stream's work has written, another may use only after
+/// the first was synchronised, and memory of another stream's allocator is released only after the user was.
+/// Two places do both for everything above the kernels: a Team's run() returns when every stream that took
+/// part has been synchronised, and what is handed to another worker while a run lasts (the sums of a
+/// ShardTree, a ParameterStore's derived copies) is synchronised before it is handed over.
 class Stream {
  public:
   explicit Stream(std::unique_ptr<Memory> memory)
       : allocator_(std::make_shared<CachingAllocator>(std::move(memory))) {}
   virtual ~Stream() = default;
+  /// `host` has been read on return.
   virtual void upload(void* destination, const void* host, int64_t bytes) = 0;
   /// Waits for the copy: `host` is valid on return.
   virtual void download(void* host, const void* source, int64_t bytes) = 0;
   virtual void copy(void* destination, const void* source, int64_t bytes) = 0;
   virtual void zero(void* destination, int64_t bytes) = 0;
+  /// Waits until all work issued so far is done; throws what it failed with.
   virtual void synchronize() = 0;
   const std::shared_ptr<CachingAllocator>& allocator() const { return allocator_; }
 

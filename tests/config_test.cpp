@@ -174,7 +174,7 @@ TEST(Config, TheErrorNamesTheNetworksAndTheDatasMistakes) {
   const std::vector<Case> cases = {
       {"shards=3", "power of two"},
       {"precision=tf32", "tf32"},
-      {"device=cuda", "expected one of: cpu"},
+      {"device=gpu", "expected one of: cpu, sim, cuda"},
       {"network.depth=21", "6n + 2"},
       {"network.depth=0", "neither network.depth nor network.depths"},
       {"network.depths=[1,2,3]", "both set"},

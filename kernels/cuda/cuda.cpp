@@ -10,8 +10,8 @@ std::map<std::string, std::string> CudaBackend::versions() const {
   cudaDeviceProp properties{};
   TAPER_CUDA(cudaGetDeviceProperties(&properties, device_));
   return {{"CUDA", fmt::format("{}.{}", runtime / 1000, runtime % 1000 / 10)},
-          {"GPU",
-           fmt::format("{}, compute capability {}.{}", properties.name, properties.major, properties.minor)}};
+          {"instruction_set", fmt::format("compute capability {}.{} ({})", properties.major, properties.minor,
+                                          properties.name)}};
 }
 
 std::unique_ptr<Stream> CudaBackend::make_stream(int) { return std::make_unique<CudaStream>(device_); }

@@ -1,0 +1,11 @@
+// The kernels' device in a build with runtime/simt: the CPU.
+
+#include "kernels/cuda/cuda.h"
+
+namespace taper {
+
+std::string cuda_device() { return "sim"; }
+
+std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>("sim", 0); }
+
+}  // namespace taper

@@ -1,0 +1,27 @@
+#include "kernels/backend.h"
+#include "runtime/error.h"
+
+namespace taper {
+
+std::vector<std::string> devices() {
+  std::vector<std::string> result{"cpu"};
+  if (!cuda_device().empty()) result.push_back(cuda_device());
+  return result;
+}
+
+std::unique_ptr<Backend> make_backend(const std::string& name) {
+  if (name == "cpu") return make_cpu_backend();
+  if (!name.empty() && name == cuda_device()) return make_cuda_backend();
+  const std::string there = fmt::format("{}", fmt::join(devices(), " and "));
+  if (name == "cuda")
+    throw UserError("this build has no device cuda, it has {}; 'cmake --preset cuda' makes one that has it",
+                    there);
+  if (name == "sim")
+    throw UserError(
+        "this build has no device sim, it has {}; it comes with -DTAPER_SIMT=ON, which needs CUDA's headers",
+        there);
+  throw UserError("there is no device \"{}\"; there are cpu, sim and cuda, and in this build {}", name,
+                  there);
+}
+
+}  // namespace taper
