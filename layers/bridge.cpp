@@ -107,6 +107,8 @@ Tensor BridgedNetwork::project(Tape& tape, int64_t boundary, const Tensor& wide)
   const Parameter* up = lift(boundary);
   if (up == nullptr) return wide;
   int64_t broad = up->shape[0], narrow = up->shape[1];
+  TAPER_CHECK(wide.shape().back() == broad, "{} projects {} channels, its input is {}", up->name, broad,
+              to_string(wide.shape()));
   // The lift itself where its columns are orthonormal.
   Tensor map = kind_ == BridgeKind::tied
                    ? rounded(tape, *up)

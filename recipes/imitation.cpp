@@ -40,36 +40,36 @@ Var Imitation::teach(Tape& tape, const Var& images, int64_t boundary) const {
   return x;
 }
 
-// What the unit above `boundary` reads: the thin prefix's output, or the wide network's brought to the thin
-// width.
-Var Imitation::read(Tape& tape, const ShardInput& shard, int64_t boundary, Input input) const {
-  const BridgedNetwork& student = *thin_.bridged;
-  if (input == Input::sequential) {
-    Var x = student.stem(tape, shard.images);
-    for (int64_t u = 0; u < boundary; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
-    return x;
-  }
-  Tape teacher(*engine_.backend, tape.stream, engine_.type);
-  Var t = teach(teacher, shard.images, boundary);
-  t = tape.constant(student.project(tape, boundary, t->value));
-  if (!free())
-    t = boundary == 0 ? thin_.network->stem_activation(tape, t) : thin_.network->activation(tape, t);
-  return student.cross(tape, boundary, t);
+// What the next unit of `network` reads, from a boundary's output as it is compared.
+Var Imitation::activated(Tape& tape, const Network& network, const Var& x, int64_t boundary) const {
+  if (free()) return x;
+  return boundary == 0 ? network.stem_activation(tape, x) : network.activation(tape, x);
 }
 
 // The loss of one shard; `goal`, where asked for, gets what was imitated.
 Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
                           Tensor* goal) const {
+  const BridgedNetwork& student = *thin_.bridged;
+  int64_t below = target.boundary - 1;
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
-  Tensor t = teach(teacher, shard.images, target.boundary)->value;
   bool training = std::exchange(tape.training, false);  // what lies below is frozen
-  Var x = target.boundary == 0 ? shard.images : read(tape, shard, target.boundary - 1, input);
+  Var x = shard.images, t;
+  if (below >= 0 && input == Input::teacher) {
+    // The wide network goes on from what the unit reads of it: it runs once.
+    t = teach(teacher, shard.images, below);
+    x = tape.constant(student.project(tape, below, t->value));
+    x = student.cross(tape, below, activated(tape, *thin_.network, x, below));
+    t = wide_units_.unit(teacher, below, activated(teacher, *wide_.network, t, below), free());
+  } else {
+    t = teach(teacher, shard.images, target.boundary);
+    if (below >= 0) x = student.stem(tape, x);
+    for (int64_t u = 0; u < below; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
+  }
   tape.training = training;
-  Var h = target.boundary == 0 ? thin_.network->stem(tape, x, free())
-                               : thin_.bridged->unit(tape, target.boundary - 1, x, free());
-  if (goal != nullptr) *goal = t;
-  const Parameter* lift = thin_.bridged->lift(target.boundary);
-  return lift != nullptr ? imitation(tape, h, t, *lift, !free()) : squared_error(tape, h, t);
+  Var h = below < 0 ? thin_.network->stem(tape, x, free()) : student.unit(tape, below, x, free());
+  if (goal != nullptr) *goal = t->value;
+  const Parameter* lift = student.lift(target.boundary);
+  return lift != nullptr ? imitation(tape, h, t->value, *lift, !free()) : squared_error(tape, h, t->value);
 }
 
 Objective Imitation::objective(const ImitationTarget& target, Input input) const {
@@ -225,11 +225,7 @@ double Imitation::student_flops(const ImitationTarget& target) const {
 
 double Imitation::teacher_flops(const ImitationTarget& target) const {
   auto parts = wide_.network->costs(images_.image_size(), images_.image_size());
-  double once = prefix_flops(parts, thin_.bridged->units(), target.boundary);
-  bool sequential = input() == Input::sequential;
-  return sequential || target.boundary == 0
-             ? once
-             : once + prefix_flops(parts, thin_.bridged->units(), target.boundary - 1);
+  return prefix_flops(parts, thin_.bridged->units(), target.boundary);
 }
 
 }  // namespace taper

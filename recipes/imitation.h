@@ -53,7 +53,7 @@ class Imitation {
  private:
   bool free() const { return thin_.bridged->kind() == BridgeKind::free; }
   Var teach(Tape& tape, const Var& images, int64_t boundary) const;
-  Var read(Tape& tape, const ShardInput& shard, int64_t boundary, Input input) const;
+  Var activated(Tape& tape, const Network& network, const Var& x, int64_t boundary) const;
   Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
                  Tensor* goal) const;
   void measure_bridges();
