@@ -28,10 +28,6 @@ void CudaBackend::conv_backward_data(Stream&, const ConvShape&, DType, const voi
 void CudaBackend::conv_backward_filter(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
   missing("conv_backward_filter");
 }
-void CudaBackend::matmul(Stream&, const MatmulShape&, DType, const void*, const void*, const MatmulEpilogue&,
-                         DType, void*) {
-  missing("matmul");
-}
 void CudaBackend::sum_rows(Stream&, int64_t, int64_t, DType, const void*, void*) { missing("sum_rows"); }
 void CudaBackend::batch_norm_forward(Stream&, const BatchNormShape&, DType, const void*, const void*,
                                      const void*, const void*, double, void*, void*, void*, void*) {

@@ -1,0 +1,202 @@
+#pragma once
+// Products of bf16 on tensor cores, a tile of the output per block: what matmul, convolution and imitation
+// share. A caller says how a step's parts of the two operands get into shared memory (a loader) and what
+// becomes of the sums (a function of four neighbours in a row); everything between is here.
+//
+// The tile. A block computes kM x kN of the output; k runs in steps of kK = 32. Shared memory holds kStages
+// = 4 steps of both operands: while step s is multiplied, steps s + 1 to s + 3 are on their way (cp.async).
+// One barrier a step serves twice: what has arrived is visible to all, and the slot about to be filled,
+// that of step s - 1, is no longer read by anyone. The block's warps lie in a grid of kWarpsM x kWarpsN, each
+// with kWarpM x kWarpN of the output in registers.
+//
+// The operands in shared memory lie as they do in global memory, so that both sides of a copy are rows of
+// 16-byte chunks (8 elements): Major::k has a line for each row of a (column of b) and k along it, Major::mn
+// a line for each k. ldmatrix turns the second around on its way to the registers (.trans).
+//
+// The swizzle. ldmatrix reads the same chunk of eight consecutive lines at once, and shared memory has 32
+// banks of 4 bytes: eight chunks that lie in one column would meet in a few banks. So chunk c of line l lies
+// at c ^ (l % 8) within its line; where a line has only four chunks, two lines fill the banks, and it is
+// c ^ (l / 2 % 4). Either way eight lines' chunks cover all 32 banks, and so do eight neighbouring chunks of
+// a line, which a copy writes.
+//
+// The fragments (PTX ISA, mma.m16n8k16). With g = lane / 4 and q = lane % 4, a lane holds of a: rows g and
+// g + 8 at k = 2q, 2q + 1 and 2q + 8, 2q + 9; of b: column g at the same k; of the sums: rows g and g + 8,
+// columns 2q and 2q + 1. Sums leave by way of shared memory (for_each_output), since a warp that stored them
+// as they lie would fill only half of each 32-byte sector.
+//
+// Padding. Beyond the operands' edges a loader writes zeros, in k to both operands, so that a NaN or infinity
+// meets a zero only where the output does not exist.
+
+#include <cstdint>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/output_tile.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+namespace taper::cuda {
+
+/// kExtent rows of a (columns of b) by kDepth of k, in shared memory: kLines lines of kChunks chunks.
+template <Major kMajor, int kExtent, int kDepth>
+struct OperandTile {
+  static constexpr int kLines = kMajor == Major::k ? kExtent : kDepth;
+  static constexpr int kLength = kMajor == Major::k ? kDepth : kExtent;
+  static constexpr int kChunks = kLength / 8;
+  static constexpr int kElements = kExtent * kDepth;
+  static_assert(kLength % 8 == 0 && (kChunks == 4 || kChunks % 8 == 0));
+
+  /// Where chunk `chunk` of line `line` lies, in elements.
+  __device__ static __forceinline__ int at(int line, int chunk) {
+    const int turn = kChunks == 4 ? line / 2 % 4 : line % 8;
+    return (line * kChunks + (chunk ^ turn)) * 8;
+  }
+
+  /// The 16 x 16 part at (mn, k), both multiples of 8 in bounds: r[2 i + j] holds the 8 x 8 elements at mn +
+  /// 8 i, k + 8 j, or the other way round with kRowsFirst: a's fragment is loaded with it, two neighbouring
+  /// fragments of b without. All lanes of the warp call it.
+  template <bool kRowsFirst>
+  __device__ static __forceinline__ void load_fragment(uint32_t (&r)[4], const Bf16* tile, int mn, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, within = lane % 8;
+    const int in_mn = (kRowsFirst ? lane / 8 % 2 : lane / 16) * 8;
+    const int in_k = (kRowsFirst ? lane / 16 : lane / 8 % 2) * 8;
+    if constexpr (kMajor == Major::k)
+      ldmatrix_x4(r, tile + at(mn + in_mn + within, (k + in_k) / 8));
+    else
+      ldmatrix_x4_trans(r, tile + at(k + in_k + within, (mn + in_mn) / 8));
+  }
+};
+
+/// Loads tiles of a matrix: the plain loader.
+template <Major kMajor, int kExtent, int kDepth, int kThreads>
+struct MmaMatrixLoader {
+  using Tile = OperandTile<kMajor, kExtent, kDepth>;
+  const Bf16* from;  ///< the operand at the tile's first row (or column) and k = 0
+  int64_t leading;   ///< elements from one line to the next
+  int64_t extent;    ///< rows (columns) from the tile's first on
+  int64_t depth;     ///< of k
+  bool vectors;      ///< every line begins at a multiple of 16 bytes and has whole chunks only
+
+  __device__ __forceinline__ void operator()(Bf16* tile, int64_t step) const {
+    const int64_t k = step * kDepth;
+    const Bf16* source = from + (kMajor == Major::k ? k : k * leading);
+    const int64_t lines = kMajor == Major::k ? extent : depth - k;
+    const int64_t length = kMajor == Major::k ? depth - k : extent;
+    const int thread = static_cast<int>(threadIdx.x);
+    if (vectors) {
+      constexpr int kEach = Tile::kLines * Tile::kChunks / kThreads;
+      static_assert(kEach * kThreads == Tile::kLines * Tile::kChunks);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int line = (thread + i * kThreads) / Tile::kChunks,
+                  chunk = (thread + i * kThreads) % Tile::kChunks;
+        cp_async<16>(tile + Tile::at(line, chunk), source + line * leading + chunk * 8,
+                     line < lines && chunk * 8 < length);
+      }
+    } else {
+      // Neighbouring threads take neighbouring elements. First all loads, then all stores: the loads wait for
+      // memory at the same time.
+      constexpr int kEach = Tile::kElements / kThreads;
+      Bf16 values[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int line = (thread + i * kThreads) / Tile::kLength,
+                  within = (thread + i * kThreads) % Tile::kLength;
+        values[i] = line < lines && within < length ? source[line * leading + within] : convert<Bf16>(0.0f);
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int line = (thread + i * kThreads) / Tile::kLength,
+                  within = (thread + i * kThreads) % Tile::kLength;
+        tile[Tile::at(line, within / 8) + within % 8] = values[i];
+      }
+    }
+  }
+};
+
+/// A block's tile; see the top of the file. FfmaTile has the same members for f32.
+template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
+struct MmaTile {
+  using Element = Bf16;
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
+  static constexpr int kK = 32, kStages = 4;
+  static constexpr int kThreads = kWarp * kWarpsM * kWarpsN;
+  static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
+  static constexpr int kFragmentsM = kWarpM / 16, kFragmentsN = kWarpN / 8;
+  static constexpr int kStageElements = (kM + kN) * kK;
+  using Output = OutputTile<kWarpsM, kWarpsN, kWarpM, kWarpN, 8>;
+  static constexpr int kPipelineBytes = kStages * kStageElements * static_cast<int>(sizeof(Bf16));
+  /// Of dynamic shared memory.
+  static constexpr int kSharedBytes = kPipelineBytes > Output::kBytes ? kPipelineBytes : Output::kBytes;
+  static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0);
+
+  using Sums = float[kFragmentsM][kFragmentsN][4];
+  template <Major kMajor, int kExtent>
+  using Loader = MmaMatrixLoader<kMajor, kExtent, kK, kThreads>;
+
+  /// sums += a b over `steps` steps. load_a(tile, step) writes a step's kM x kK part of a to shared memory as
+  /// OperandTile<kA, kM, kK> has it, by cp_async (not committed) or by plain stores, with zeros beyond the
+  /// edges; load_b is the same for b. Every thread of the block calls it; afterwards `shared` is free.
+  template <Major kA, Major kB, typename LoadA, typename LoadB>
+  __device__ static __forceinline__ void multiply(Sums& sums, Bf16* shared, int64_t steps,
+                                                  const LoadA& load_a, const LoadB& load_b) {
+    auto load = [&](int64_t step) {
+      Bf16* stage = shared + static_cast<int>(step % kStages) * kStageElements;
+      if (step < steps) {
+        load_a(stage, step);
+        load_b(stage + kM * kK, step);
+      }
+      cp_async_commit();  // empty ones too: the wait counts groups
+    };
+    for (int step = 0; step < kStages - 1; ++step) load(step);
+    for (int64_t step = 0; step < steps; ++step) {
+      cp_async_wait<kStages - 2>();
+      __syncthreads();
+      load(step + kStages - 1);
+      const Bf16* stage = shared + static_cast<int>(step % kStages) * kStageElements;
+      multiply_stage<kA, kB>(sums, stage, stage + kM * kK);
+    }
+    __syncthreads();
+  }
+
+  /// Calls use(row, column, values) for every four neighbours of the tile's kM x kN outputs; `values` is
+  /// float (&)[4], its own. All threads of the block call it; `shared` is overwritten.
+  template <typename Use>
+  __device__ static __forceinline__ void for_each_output(const Sums& sums, Bf16* shared, Use&& use) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    Output::for_each(reinterpret_cast<float*>(shared), use, [&](float* slab, int number) {
+#pragma unroll
+      for (int i = 0; i < kFragmentsM; ++i)
+        if (i == number)
+#pragma unroll
+          for (int j = 0; j < kFragmentsN; ++j)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              *reinterpret_cast<Pack<float, 2>*>(slab + (lane / 4 + 8 * half) * Output::kStride + j * 8 +
+                                                 lane % 4 * 2) = {sums[i][j][2 * half],
+                                                                  sums[i][j][2 * half + 1]};
+    });
+  }
+
+ private:
+  template <Major kA, Major kB>
+  __device__ static __forceinline__ void multiply_stage(Sums& sums, const Bf16* a_tile, const Bf16* b_tile) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int m = warp % kWarpsM * kWarpM, n = warp / kWarpsM * kWarpN;
+#pragma unroll
+    for (int k = 0; k < kK; k += 16) {
+      uint32_t a[kFragmentsM][4], b[kFragmentsN][2];
+#pragma unroll
+      for (int i = 0; i < kFragmentsM; ++i)
+        OperandTile<kA, kM, kK>::template load_fragment<true>(a[i], a_tile, m + i * 16, k);
+#pragma unroll
+      for (int j = 0; j < kFragmentsN; j += 2) {
+        uint32_t two[4];
+        OperandTile<kB, kN, kK>::template load_fragment<false>(two, b_tile, n + j * 8, k);
+        b[j][0] = two[0], b[j][1] = two[1];
+        b[j + 1][0] = two[2], b[j + 1][1] = two[3];
+      }
+      mma_bf16(sums, a, b);
+    }
+  }
+};
+
+}  // namespace taper::cuda
