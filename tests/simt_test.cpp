@@ -162,7 +162,7 @@ TEST(Simt, DynamicSharedMemoryBeginsAsNaNAndHasTheDevicesLimits) {
 
 TEST(Simt, SaysWhichThreadsWaitWhereWhenABlockCannotGoOn) {
   const std::pair<Mistake, const char*> cases[] = {
-      {Mistake::kDivergentBarrier, "kernels.cu:[0-9]+ .block .0,0,0., thread .32,0,0..: other threads"},
+      {Mistake::kDivergentBarrier, "kernels.cu:[0-9]+ .block .0,0,0., thread .32,0,0..: others wait at"},
       {Mistake::kExitedBeforeBarrier,
        "1 thread .\\(7,0,0.\\) exited; 63 threads .the first is .0,0,0.. wait in"},
       {Mistake::kWrongMask, "thread .0,0,0..: lane 0 is not in its own mask 0xfffffffe"},

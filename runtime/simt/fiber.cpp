@@ -33,8 +33,7 @@ taper_simt_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  popq %rcx
-  jmpq *%rcx
+  ret
   .size taper_simt_switch, .-taper_simt_switch
 )");
 

@@ -20,6 +20,7 @@ using Where = std::source_location;
 
 constexpr int kWarp = 32;
 constexpr int kMaximumThreads = 1024;
+constexpr uint32_t kNone = 0xFFFFFFFF;
 constexpr int kMaximumWarps = kMaximumThreads / kWarp;
 /// What a kernel may use of shared memory: without asking, and with cudaFuncSetAttribute (compute
 /// capability 9.0).
@@ -33,7 +34,7 @@ using Collective = const char* (*)(void* const (&operands)[kWarp], uint32_t mask
 class Worker {
  public:
   /// The worker of the calling thread of the host, made when first asked for.
-  static Worker& of_this_thread();
+  static Worker& of_this_thread() { return current_ != nullptr ? *current_ : make(); }
 
   /// Runs one block. Returns what went wrong, empty if nothing did; the threads of a block that failed are
   /// abandoned.
@@ -48,7 +49,7 @@ class Worker {
   /// Ends the block with this message, to which the kernel, the block and the thread are added.
   [[noreturn]] void fail(const std::string& message, Where where);
 
-  int lane() const { return thread_ % kWarp; }
+  int lane() const { return static_cast<int>(thread_ % kWarp); }
   void* shared() { return shared_.get(); }
 
  private:
@@ -58,8 +59,6 @@ class Worker {
     Context context;
     uint3 index;
     State state;
-    uint32_t mask;  // of the meeting it waits in
-    Where where;
   };
 
   struct Meeting {
@@ -76,25 +75,34 @@ class Worker {
   };
 
   Worker();
+  static Worker& make();
   [[noreturn]] static void fiber_main();
   void begin(const Launch& launch, uint3 block_index);
-  int take();
-  void resume(int thread);
-  Context context_of(int thread);
-  void suspend(State state, Where where);
-  void set_ready(int warp, uint32_t lanes);
+  uint32_t take();
+  void set_all_ready();
+  void resume(uint32_t thread);
+  Context context_of(uint32_t thread);
+  void suspend(State state);
+  [[noreturn]] void fail_elsewhere(Where there, Where where);
+  [[noreturn]] void fail_outside(uint32_t mask, Where where);
+  void set_ready(uint32_t warp, uint32_t lanes);
   [[noreturn]] void stuck();
-  std::string describe(int thread) const;
+  std::string describe(uint32_t thread, Where& where) const;
+
+  Warp& warp() { return warps_[thread_ / kWarp]; }
+
+  static constinit thread_local Worker* current_;
 
   const Launch* launch_ = nullptr;
-  int thread_ = 0;   // the one that runs
-  int threads_ = 0;  // of the block
-  int done_ = 0;
+  // Unsigned, for they are divided by 32.
+  uint32_t thread_ = 0;   // the one that runs
+  uint32_t threads_ = 0;  // of the block
+  uint32_t done_ = 0;
   uint32_t ready_warps_ = 0;
   std::array<Warp, kMaximumWarps> warps_;
-  std::vector<Thread> thread_of_;
+  std::array<Thread, kMaximumThreads> thread_of_;
 
-  int arrived_ = 0;         // at the barrier
+  uint32_t arrived_ = 0;    // at the barrier
   int generation_ = 0;      // barriers passed
   std::array<int, 2> sum_;  // of the values brought to the barrier, by the generation's parity
   Where barrier_;
