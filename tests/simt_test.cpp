@@ -11,42 +11,10 @@
 #include <vector>
 
 #include "tests/simt/kernels.h"
+#include "tests/simt/on_device.h"
 
 namespace taper::simt_test {
 namespace {
-
-/// Device memory that holds `values`, or `count` times nothing.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& values) : OnDevice(values.size()) {
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  explicit OnDevice(size_t count) : count_(count) { EXPECT_EQ(cudaMalloc(&data_, bytes()), cudaSuccess); }
-  ~OnDevice() { EXPECT_EQ(cudaFree(data_), cudaSuccess); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
-  T* get() { return data_; }
-  std::vector<T> values() {
-    std::vector<T> values(count_);
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
-    return values;
-  }
-
- private:
-  size_t bytes() const { return count_ * sizeof(T); }
-  size_t count_;
-  T* data_ = nullptr;
-};
-
-/// Small integers, exact in bf16 and tf32, with exact sums of products.
-std::vector<float> integers(size_t count, int seed) {
-  std::vector<float> values(count);
-  for (size_t i = 0; i < count; ++i)
-    values[i] = static_cast<float>((i * 7919 + static_cast<size_t>(seed) * 104729) % 251 % 17) - 8;
-  return values;
-}
 
 std::vector<uint16_t> to_bf16(const std::vector<float>& values) {
   std::vector<uint16_t> result;
@@ -162,7 +130,8 @@ TEST(Simt, DynamicSharedMemoryBeginsAsNaNAndHasTheDevicesLimits) {
 
 TEST(Simt, SaysWhichThreadsWaitWhereWhenABlockCannotGoOn) {
   const std::pair<Mistake, const char*> cases[] = {
-      {Mistake::kDivergentBarrier, "kernels.cu:[0-9]+ .block .0,0,0., thread .32,0,0..: others wait at"},
+      {Mistake::kDivergentBarrier,
+       "mistaken_kernel, .*kernels.cu:[0-9]+ .block .0,0,0., thread .32,0,0..: others wait at"},
       {Mistake::kExitedBeforeBarrier,
        "1 thread .\\(7,0,0.\\) exited; 63 threads .the first is .0,0,0.. wait in"},
       {Mistake::kWrongMask, "thread .0,0,0..: lane 0 is not in its own mask 0xfffffffe"},

@@ -25,6 +25,45 @@ cudaError_t remember_failure(const std::string& message) {
 
 }  // namespace taper::simt
 
+namespace {
+
+struct Description {
+  cudaError_t error;
+  const char *name, *text;
+};
+
+#define TAPER_SIMT_ERROR(error, text) \
+  { error, #error, text }
+constexpr Description kDescriptions[] = {
+    TAPER_SIMT_ERROR(cudaSuccess, "no error"),
+    TAPER_SIMT_ERROR(cudaErrorInvalidValue, "invalid argument"),
+    TAPER_SIMT_ERROR(cudaErrorMemoryAllocation, "out of memory"),
+    TAPER_SIMT_ERROR(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    TAPER_SIMT_ERROR(cudaErrorInvalidDevice, "invalid device ordinal"),
+    TAPER_SIMT_ERROR(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    TAPER_SIMT_ERROR(cudaErrorNotReady, "device not ready"),
+    TAPER_SIMT_ERROR(cudaErrorNotSupported, "operation not supported by the simulated device"),
+    TAPER_SIMT_ERROR(cudaErrorLaunchFailure, "a kernel failed"),
+    TAPER_SIMT_ERROR(cudaErrorIllegalState, "the operation is not allowed in this state"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureUnsupported, "operation not permitted when a stream is capturing"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureImplicit, "the null stream would wait for a capturing stream"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureUnmatched, "this stream did not begin the capture"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureUnjoined, "work of another stream was not joined to the capture"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureIsolation,
+                     "the capture would depend on work that is not captured"),
+    TAPER_SIMT_ERROR(cudaErrorStreamCaptureMerge, "the operation would merge two captures"),
+    TAPER_SIMT_ERROR(cudaErrorCapturedEvent, "the event was recorded in a capturing stream"),
+};
+#undef TAPER_SIMT_ERROR
+
+const Description* find(cudaError_t error) {
+  for (const Description& description : kDescriptions)
+    if (description.error == error) return &description;
+  return nullptr;
+}
+
+}  // namespace
+
 extern "C" {
 
 cudaError_t cudaGetLastError() { return std::exchange(taper::simt::last_error, cudaSuccess); }
@@ -32,64 +71,13 @@ cudaError_t cudaGetLastError() { return std::exchange(taper::simt::last_error, c
 cudaError_t cudaPeekAtLastError() { return taper::simt::last_error; }
 
 const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorInvalidValue:
-      return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-      return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration:
-      return "cudaErrorInvalidConfiguration";
-    case cudaErrorInvalidDevice:
-      return "cudaErrorInvalidDevice";
-    case cudaErrorInvalidResourceHandle:
-      return "cudaErrorInvalidResourceHandle";
-    case cudaErrorNotReady:
-      return "cudaErrorNotReady";
-    case cudaErrorNotSupported:
-      return "cudaErrorNotSupported";
-    case cudaErrorLaunchFailure:
-      return "cudaErrorLaunchFailure";
-    case cudaErrorStreamCaptureUnsupported:
-      return "cudaErrorStreamCaptureUnsupported";
-    case cudaErrorStreamCaptureUnjoined:
-      return "cudaErrorStreamCaptureUnjoined";
-    case cudaErrorIllegalState:
-      return "cudaErrorIllegalState";
-    default:
-      return "an error that the simulated device never gives";
-  }
+  const Description* description = find(error);
+  return description == nullptr ? "an error that the simulated device never gives" : description->name;
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorInvalidValue:
-      return "invalid argument";
-    case cudaErrorMemoryAllocation:
-      return "out of memory";
-    case cudaErrorInvalidConfiguration:
-      return "invalid configuration argument";
-    case cudaErrorInvalidDevice:
-      return "invalid device ordinal";
-    case cudaErrorInvalidResourceHandle:
-      return "invalid resource handle";
-    case cudaErrorNotReady:
-      return "device not ready";
-    case cudaErrorNotSupported:
-      return "operation not supported by the simulated device";
-    case cudaErrorLaunchFailure:
-      return taper::simt::last_failure.c_str();
-    case cudaErrorStreamCaptureUnsupported:
-      return "operation not permitted when stream is capturing";
-    case cudaErrorStreamCaptureUnjoined:
-      return "capture was not ended in the same stream as it began";
-    case cudaErrorIllegalState:
-      return "the operation is not allowed in this state";
-    default:
-      return cudaGetErrorName(error);
-  }
+  if (error == cudaErrorLaunchFailure) return taper::simt::last_failure.c_str();
+  const Description* description = find(error);
+  return description == nullptr ? cudaGetErrorName(error) : description->text;
 }
 }

@@ -2,19 +2,23 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
+#include <numeric>
 
 #include "runtime/simt/error.h"
 #include "runtime/simt/launch.h"
 #include "runtime/simt/queue.h"
+#include "runtime/simt/schedule.h"
+#include "runtime/simt/symbols.h"
 #include "runtime/simt/worker.h"
 
 namespace taper::simt {
 
 namespace {
 
-/// The dynamic shared memory that kernels may ask for (cudaFuncSetAttribute).
+/// The dynamic shared memory that kernels asked for (cudaFuncSetAttribute).
 struct SharedLimits {
   std::mutex mutex;
   std::map<const void*, size_t> of_kernel;
@@ -25,11 +29,15 @@ SharedLimits& shared_limits() {
   return limits;
 }
 
-size_t shared_limit(const void* kernel) {
+// Static arrays take their part of what a block may have.
+bool shared_fits(const Launch& launch) {
+  size_t arrays = 0;
+  for (const SharedArray& array : launch.symbol->shared) arrays += array.bytes;
   SharedLimits& limits = shared_limits();
   std::lock_guard lock(limits.mutex);
-  auto found = limits.of_kernel.find(kernel);
-  return found == limits.of_kernel.end() ? kDefaultSharedBytes : found->second;
+  auto found = limits.of_kernel.find(launch.kernel);
+  if (found == limits.of_kernel.end()) return arrays + launch.shared_bytes <= kDefaultSharedBytes;
+  return launch.shared_bytes <= found->second && arrays + launch.shared_bytes <= kMaximumSharedBytes;
 }
 
 // The limits of compute capability 9.0.
@@ -41,13 +49,39 @@ bool fits(const Launch& launch) {
   return block.x * block.y * block.z <= kMaximumThreads;
 }
 
-std::string run(const Launch& launch) {
+// Every number below `count` once: in order, or from a random one on in steps of a random width that has no
+// divisor in common with `count`.
+class BlockOrder {
+ public:
+  BlockOrder(uint64_t count, uint64_t seed) : count_(count) {
+    if (schedule().order == Schedule::Order::kFixed) return;
+    Choices choices(seed);
+    next_ = choices.below(count);
+    do step_ = 1 + choices.below(count);
+    while (std::gcd(step_, count) != 1);
+  }
+  uint64_t next() {
+    uint64_t block = next_;
+    next_ = next_ < count_ - step_ ? next_ + step_ : next_ - (count_ - step_);
+    return block;
+  }
+
+ private:
+  uint64_t count_, next_ = 0, step_ = 1;
+};
+
+std::string run(const Launch& launch, uint64_t seed) {
   Worker& worker = Worker::of_this_thread();
-  uint3 block{};
-  for (block.z = 0; block.z < launch.grid.z; ++block.z)
-    for (block.y = 0; block.y < launch.grid.y; ++block.y)
-      for (block.x = 0; block.x < launch.grid.x; ++block.x)
-        if (std::string failure = worker.run_block(launch, block); !failure.empty()) return failure;
+  worker.seed(seed);
+  const uint64_t columns = launch.grid.x, rows = launch.grid.y, blocks = columns * rows * launch.grid.z;
+  BlockOrder order(blocks, seed);
+  for (uint64_t done = 0; done < blocks; ++done) {
+    uint64_t block = order.next();
+    uint3 index{.x = static_cast<unsigned>(block % columns),
+                .y = static_cast<unsigned>(block / columns % rows),
+                .z = static_cast<unsigned>(block / columns / rows)};
+    if (std::string failure = worker.run_block(launch, index); !failure.empty()) return failure;
+  }
   return {};
 }
 
@@ -55,8 +89,12 @@ std::string run(const Launch& launch) {
 
 cudaError_t enqueue(Launch launch, cudaStream_t stream) {
   if (!fits(launch)) return remember(cudaErrorInvalidConfiguration);
-  if (launch.shared_bytes > shared_limit(launch.kernel)) return remember(cudaErrorInvalidValue);
-  return submit(stream, [launch = std::move(launch)] { return run(launch); });
+  launch.symbol = &kernel_symbol(launch.kernel);
+  if (!shared_fits(launch)) return remember(cudaErrorInvalidValue);
+  static std::atomic<uint64_t> launches = 0;
+  return submit(stream, [launch = std::move(launch), number = launches++] {
+    return run(launch, Choices(schedule().seed ^ number << 32).bits());
+  });
 }
 
 }  // namespace taper::simt

@@ -10,9 +10,12 @@
 
 namespace taper::simt {
 
+struct KernelSymbol;
+
 /// A grid to run. `call(kernel, arguments)` is one thread's run through the kernel.
 struct Launch {
   const void* kernel = nullptr;
+  const KernelSymbol* symbol = nullptr;  // found by enqueue
   dim3 grid, block;
   size_t shared_bytes = 0;
   std::shared_ptr<const void> arguments;
@@ -33,6 +36,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->numAttrs != 0) return cudaErrorNotSupported;
   return taper::simt::enqueue(
       {.kernel = reinterpret_cast<const void*>(kernel),
+       .symbol = nullptr,
        .grid = config->gridDim,
        .block = config->blockDim,
        .shared_bytes = config->dynamicSmemBytes,

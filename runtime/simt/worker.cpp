@@ -7,6 +7,7 @@
 
 #include "runtime/error.h"
 #include "runtime/simt/index.h"
+#include "runtime/simt/symbols.h"
 
 constinit thread_local uint3 threadIdx{};
 constinit thread_local uint3 blockIdx{};
@@ -34,7 +35,7 @@ Worker& Worker::make() {
   return *(current_ = owner.get());
 }
 
-Worker::Worker() : shared_(std::aligned_alloc(1024, kMaximumSharedBytes)) {}
+Worker::Worker() : copies_(kMaximumThreads), shared_(std::aligned_alloc(1024, kMaximumSharedBytes)) {}
 
 std::string Worker::run_block(const Launch& launch, uint3 block_index) {
   begin(launch, block_index);
@@ -42,6 +43,7 @@ std::string Worker::run_block(const Launch& launch, uint3 block_index) {
   resume(first);
   taper_simt_switch(&host_, context_of(first));
   if (!error_.empty()) {  // suspended threads will never end: their fibers begin anew
+    for (PendingCopies& copies : copies_) copies.clear();
     idle_.clear();
     for (auto& fiber : fibers_) {
       fiber->prepare(fiber_main);
@@ -54,6 +56,7 @@ std::string Worker::run_block(const Launch& launch, uint3 block_index) {
 
 void Worker::begin(const Launch& launch, uint3 block_index) {
   launch_ = &launch;
+  random_order_ = schedule().order == Schedule::Order::kRandom;
   blockIdx = block_index;
   blockDim = launch.block;
   gridDim = launch.grid;
@@ -72,7 +75,10 @@ void Worker::begin(const Launch& launch, uint3 block_index) {
   }
   for (Warp& warp : warps_) warp.ready = warp.open = 0;
   set_all_ready();
-  std::memset(shared_.get(), 0xFF, launch.shared_bytes);  // NaN, and an index out of every range
+  // NaN, and an index out of every range.
+  std::memset(shared_.get(), 0xFF, launch.shared_bytes);
+  for (const SharedArray& array : launch.symbol->shared)
+    std::memset(reinterpret_cast<std::byte*>(&threadIdx) + array.offset, 0xFF, array.bytes);
   thread_ = 0;
 }
 
@@ -89,6 +95,7 @@ void Worker::set_all_ready() {
 // The next thread to run, of the same warp if one can, else of the next warp; kNone when none can.
 uint32_t Worker::take() {
   if (ready_warps_ == 0) return kNone;
+  if (random_order_) return take_any();
   uint32_t warp = thread_ / kWarp;
   if (warps_[warp].ready == 0)
     warp = (warp + static_cast<uint32_t>(std::countr_zero(std::rotr(ready_warps_, static_cast<int>(warp))))) %
@@ -96,6 +103,22 @@ uint32_t Worker::take() {
   uint32_t& ready = warps_[warp].ready;
   auto lane = static_cast<uint32_t>(std::countr_zero(ready));
   ready &= ready - 1;
+  if (ready == 0) ready_warps_ &= ~(1U << warp);
+  return warp * kWarp + lane;
+}
+
+// A random lane, mostly of the same warp, so that at times one warp runs far ahead of the others.
+uint32_t Worker::take_any() {
+  uint64_t bits = choices_.bits();
+  uint32_t warp = thread_ / kWarp;
+  auto first_from = [](uint32_t set, uint64_t start) {
+    auto first = static_cast<uint32_t>(start % 32);
+    return (first + static_cast<uint32_t>(std::countr_zero(std::rotr(set, static_cast<int>(first))))) % 32;
+  };
+  if (warps_[warp].ready == 0 || bits % 8 == 0) warp = first_from(ready_warps_, bits >> 8);
+  uint32_t& ready = warps_[warp].ready;
+  uint32_t lane = first_from(ready, bits >> 16);
+  ready &= ~(1U << lane);
   if (ready == 0) ready_warps_ &= ~(1U << warp);
   return warp * kWarp + lane;
 }
@@ -127,6 +150,7 @@ void Worker::fiber_main() {
     Fiber* self = worker.running_;
     for (;;) {
       worker.launch_->call(worker.launch_->kernel, worker.launch_->arguments.get());
+      worker.copies().land_all();
       worker.thread_of_[worker.thread_].state = State::kDone;
       ++worker.done_;
       uint32_t next = worker.take();
@@ -237,7 +261,8 @@ void Worker::stuck() {
 }
 
 void Worker::fail(const std::string& message, Where where) {
-  error_ = fmt::format("{} (block {}, thread {}): {}", text(where), text(blockIdx), text(threadIdx), message);
+  error_ = fmt::format("{}, {} (block {}, thread {}): {}", launch_->symbol->name, text(where), text(blockIdx),
+                       text(threadIdx), message);
   Context abandoned;
   taper_simt_switch(&abandoned, host_);
   std::abort();  // nobody resumes an abandoned thread

@@ -11,8 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/simt/async_copy.h"
 #include "runtime/simt/fiber.h"
 #include "runtime/simt/launch.h"
+#include "runtime/simt/schedule.h"
 
 namespace taper::simt {
 
@@ -36,6 +38,8 @@ class Worker {
   /// The worker of the calling thread of the host, made when first asked for.
   static Worker& of_this_thread() { return current_ != nullptr ? *current_ : make(); }
 
+  /// Begins the random choices of a grid's schedule.
+  void seed(uint64_t seed) { choices_ = Choices(seed); }
   /// Runs one block. Returns what went wrong, empty if nothing did; the threads of a block that failed are
   /// abandoned.
   std::string run_block(const Launch& launch, uint3 block_index);
@@ -49,6 +53,8 @@ class Worker {
   /// Ends the block with this message, to which the kernel, the block and the thread are added.
   [[noreturn]] void fail(const std::string& message, Where where);
 
+  PendingCopies& copies() { return copies_[thread_]; }
+  Choices& choices() { return choices_; }
   int lane() const { return static_cast<int>(thread_ % kWarp); }
   void* shared() { return shared_.get(); }
 
@@ -79,6 +85,7 @@ class Worker {
   [[noreturn]] static void fiber_main();
   void begin(const Launch& launch, uint3 block_index);
   uint32_t take();
+  uint32_t take_any();
   void set_all_ready();
   void resume(uint32_t thread);
   Context context_of(uint32_t thread);
@@ -106,6 +113,10 @@ class Worker {
   int generation_ = 0;      // barriers passed
   std::array<int, 2> sum_;  // of the values brought to the barrier, by the generation's parity
   Where barrier_;
+
+  bool random_order_ = false;
+  Choices choices_{0};
+  std::vector<PendingCopies> copies_;
 
   Context host_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;

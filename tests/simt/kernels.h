@@ -31,6 +31,13 @@ cudaError_t fragments(const uint16_t* rows, uint32_t* registers, cudaStream_t st
 /// Writes the first and the last of `words` words of dynamic shared memory, as found, to out.
 cudaError_t shared_words(uint32_t* out, int words, bool ask, cudaStream_t stream);
 
+/// What is missing in sum_columns.
+enum class Fault { kNone, kMissingWait, kMissingBarrierBeforeRead, kMissingBarrierAfterRead };
+
+/// sums[i] is the sum of x[64 step + (i ^ 33)] over the steps, i < 64: through two shared buffers filled by
+/// cp.async.
+cudaError_t sum_columns(const float* x, float* sums, int steps, Fault fault, cudaStream_t stream);
+
 /// Mistakes that the launch must report.
 enum class Mistake { kDivergentBarrier, kExitedBeforeBarrier, kWrongMask, kMissingLane, kForeignLane, kTrap };
 cudaError_t mistaken(Mistake mistake, cudaStream_t stream);
