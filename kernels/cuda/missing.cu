@@ -28,7 +28,6 @@ void CudaBackend::conv_backward_data(Stream&, const ConvShape&, DType, const voi
 void CudaBackend::conv_backward_filter(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
   missing("conv_backward_filter");
 }
-void CudaBackend::sum_rows(Stream&, int64_t, int64_t, DType, const void*, void*) { missing("sum_rows"); }
 void CudaBackend::batch_norm_forward(Stream&, const BatchNormShape&, DType, const void*, const void*,
                                      const void*, const void*, double, void*, void*, void*, void*) {
   missing("batch_norm_forward");
@@ -81,14 +80,6 @@ void CudaBackend::kl_divergence(Stream&, int64_t, int64_t, DType, const void*, c
 }
 void CudaBackend::squared_error(Stream&, int64_t, DType, const void*, const void*, double, void*, void*) {
   missing("squared_error");
-}
-void CudaBackend::imitation(Stream&, const ImitationShape&, DType, const void*, const void*, const void*,
-                            void*, void*) {
-  missing("imitation");
-}
-void CudaBackend::imitation_free(Stream&, const ImitationShape&, DType, const void*, const void*, const void*,
-                                 void*, void*, void*) {
-  missing("imitation_free");
 }
 void CudaBackend::max_pool_forward(Stream&, const PoolShape&, DType, const void*, void*, uint8_t*) {
   missing("max_pool_forward");
