@@ -28,19 +28,6 @@ void CudaBackend::conv_backward_data(Stream&, const ConvShape&, DType, const voi
 void CudaBackend::conv_backward_filter(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
   missing("conv_backward_filter");
 }
-void CudaBackend::batch_norm_forward(Stream&, const BatchNormShape&, DType, const void*, const void*,
-                                     const void*, const void*, double, void*, void*, void*, void*) {
-  missing("batch_norm_forward");
-}
-void CudaBackend::batch_norm_backward(Stream&, const BatchNormShape&, DType, const void*, const void*,
-                                      const void*, const void*, const void*, const void*, bool, void*, void*,
-                                      void*, void*) {
-  missing("batch_norm_backward");
-}
-void CudaBackend::batch_norm_inference(Stream&, const BatchNormShape&, DType, const void*, const void*,
-                                       const void*, const void*, void*) {
-  missing("batch_norm_inference");
-}
 void CudaBackend::layer_norm_forward(Stream&, int64_t, int64_t, DType, const void*, const void*, const void*,
                                      const void*, double, void*, void*, void*, void*) {
   missing("layer_norm_forward");

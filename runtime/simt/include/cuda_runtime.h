@@ -3,7 +3,9 @@
 // folder comes first on the include path; types and declarations are the toolkit's own, the functions are
 // runtime/simt's.
 
-// Before the toolkit's headers, which define only what is not defined.
+// Before the toolkit's headers, which define only what is not defined; one of them may have come first.
+#undef __shared__
+#undef __launch_bounds__
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 
