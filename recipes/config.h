@@ -56,7 +56,8 @@ struct AugmentationOptions {
 };
 
 /// One training stage. Exactly one of `epochs` and `steps` is set in every stage that trains (the other is
-/// 0); at most one of the two warm-ups is. For `imitate` the length is that of each unit.
+/// 0); at most one of the two warm-ups is. For `imitate` in the order `bottom_up` the length is that of each
+/// unit.
 struct StageOptions {
   int64_t epochs = 0;
   int64_t steps = 0;
@@ -91,6 +92,7 @@ struct WideOptions : StageOptions {
 struct ImitateOptions : StageOptions {
   std::string input = "sequential";
   std::string unit = "block";
+  std::string order = "bottom_up";
   std::string bridges = "tied";
   int64_t bridge_samples = 1024;
   int64_t statistics_batches = 32;

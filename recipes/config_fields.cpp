@@ -196,7 +196,9 @@ Section describe(Configuration& c) {
        {"weights", &c.wide.weights, "A safetensors file with the wide network, instead of training it."}}));
   top.sections.push_back(stage(
       "imitate",
-      "Stage 2: unit by unit, the thin network learns the wide one's outputs. Lengths are per unit.",
+      "Stage 2: unit by unit, the thin network learns the wide one's outputs. Lengths are per unit, but in "
+      "the "
+      "order `together` of the whole stage.",
       c.imitate,
       {{"input",
         &c.imitate.input,
@@ -208,6 +210,12 @@ Section describe(Configuration& c) {
         "What is imitated at a time: a block, or a whole ResNet stage.",
         {},
         {"block", "stage"}},
+       {"order",
+        &c.imitate.order,
+        "Unit after unit, each with the whole length; or all units in every step, each still on its own "
+        "loss.",
+        {},
+        {"bottom_up", "together"}},
        {"bridges",
         &c.imitate.bridges,
         "Linear maps between widths under `widen.kind = \"full\"`.",

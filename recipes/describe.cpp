@@ -80,6 +80,7 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
     bool bridged = c.widen.kind == "full" && c.widen.factor != 1;
     std::vector<Unit> units = make_units(*network, c.imitate.unit == "stage");
     if (bridged) units.insert(units.begin(), {"stem", -1, 0});
+    if (c.imitate.order == "together") units = {{"all", units.front().begin, units.back().end}};
     result.units = static_cast<int64_t>(units.size());
     for (const Unit& unit : units) {
       int64_t below = 0, here = 0, teacher = 0;

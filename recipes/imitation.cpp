@@ -46,35 +46,61 @@ Var Imitation::activated(Tape& tape, const Network& network, const Var& x, int64
   return boundary == 0 ? network.stem_activation(tape, x) : network.activation(tape, x);
 }
 
-// The loss of one shard; `goal`, where asked for, gets what was imitated.
-Tensor Imitation::compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
-                          Tensor* goal) const {
+// One shard's losses and what was imitated, target by target. The targets' boundaries follow one another, and
+// each target reads a constant, so that its loss trains nothing but itself. Both networks run once.
+std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput& shard, Targets targets,
+                                                    Input input) const {
   const BridgedNetwork& student = *thin_.bridged;
-  int64_t below = target.boundary - 1;
+  int64_t boundary = targets.front().boundary, below = boundary - 1;
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
-  bool training = std::exchange(tape.training, false);  // what lies below is frozen
-  Var x = shard.images, t;
-  if (below >= 0 && input == Input::teacher) {
-    // The wide network goes on from what the unit reads of it: it runs once.
+  bool training = std::exchange(tape.training, false);  // what lies below the first target is frozen
+  Var x = shard.images, t = shard.images;
+  if (below >= 0) {
     t = teach(teacher, shard.images, below);
-    x = tape.constant(student.project(tape, below, t->value));
-    x = student.cross(tape, below, activated(tape, *thin_.network, x, below));
-    t = wide_units_.unit(teacher, below, activated(teacher, *wide_.network, t, below), free());
-  } else {
-    t = teach(teacher, shard.images, target.boundary);
-    if (below >= 0) x = student.stem(tape, x);
-    for (int64_t u = 0; u < below; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
+    if (input == Input::teacher) {
+      x = tape.constant(student.project(tape, below, t->value));
+      x = student.cross(tape, below, activated(tape, *thin_.network, x, below));
+    } else {
+      x = student.stem(tape, x);
+      for (int64_t u = 0; u < below; ++u) x = student.cross(tape, u + 1, student.unit(tape, u, x));
+    }
+    t = activated(teacher, *wide_.network, t, below);
   }
   tape.training = training;
-  Var h = below < 0 ? thin_.network->stem(tape, x, free()) : student.unit(tape, below, x, free());
-  if (goal != nullptr) *goal = t->value;
-  const Parameter* lift = student.lift(target.boundary);
-  return lift != nullptr ? imitation(tape, h, t->value, *lift, !free()) : squared_error(tape, h, t->value);
+  std::vector<Compared> results;
+  for (const ImitationTarget& target : targets) {
+    boundary = target.boundary;
+    t = boundary == 0 ? wide_.network->stem(teacher, t, free())
+                      : wide_units_.unit(teacher, boundary - 1, t, free());
+    Var h =
+        boundary == 0 ? thin_.network->stem(tape, x, free()) : student.unit(tape, boundary - 1, x, free());
+    const Parameter* lift = student.lift(boundary);
+    results.push_back(
+        {lift != nullptr ? imitation(tape, h, t->value, *lift, !free()) : squared_error(tape, h, t->value),
+         t->value});
+    if (&target == &targets.back()) break;
+    x = tape.constant(input == Input::teacher ? student.project(tape, boundary, t->value) : h->value);
+    x = student.cross(tape, boundary, activated(tape, *thin_.network, x, boundary));
+    t = activated(teacher, *wide_.network, t, boundary);
+  }
+  return results;
 }
 
-Objective Imitation::objective(const ImitationTarget& target, Input input) const {
-  return [this, target, input](Tape& tape, const ShardInput& shard) {
-    return compare(tape, shard, target, input, nullptr);
+std::vector<Targets> Imitation::rounds() const {
+  Targets all = targets_;
+  if (configuration_.imitate.order == "together") return {all};
+  std::vector<Targets> result;
+  for (size_t i = 0; i < all.size(); ++i) result.push_back(all.subspan(i, 1));
+  return result;
+}
+
+Objective Imitation::objective(Targets targets, Input input) const {
+  return [this, targets, input](Tape& tape, const ShardInput& shard) {
+    std::vector<Compared> results = compare(tape, shard, targets, input);
+    Tensor sum = results.front().loss;
+    for (size_t i = 1; i < results.size(); ++i)
+      tape.backend.add(tape.stream, 1, sum.dtype(), sum.data(), results[i].loss.data(), sum.data());
+    return sum;
   };
 }
 
@@ -85,24 +111,22 @@ bool Imitation::in_stem(const std::string& parameter) const {
                       [&](const Block& block) { return belongs(parameter, block.name); });
 }
 
-void Imitation::select(const ImitationTarget& target) {
+void Imitation::select(Targets targets) {
   const BridgedNetwork& student = *thin_.bridged;
-  std::vector<std::string> prefixes;
-  if (target.boundary > 0) {
+  auto trained_by = [&](const Parameter& p, const ImitationTarget& target) {
+    if (free() && (&p == student.lift(target.boundary) ||
+                   (target.boundary > 0 && &p == student.lower(target.boundary - 1))))
+      return true;
+    if (target.boundary == 0) return in_stem(p.name);
     const Unit& unit = student.units()[static_cast<size_t>(target.boundary - 1)];
-    for (int64_t i = unit.begin; i < unit.end; ++i)
-      prefixes.push_back(student.network().blocks()[static_cast<size_t>(i)].name);
-  }
-  for (Parameter& p : student.network().store().all()) {
-    if (p.is_statistic()) continue;
-    bool here = target.boundary == 0
-                    ? in_stem(p.name)
-                    : std::any_of(prefixes.begin(), prefixes.end(),
-                                  [&](const std::string& prefix) { return belongs(p.name, prefix); });
-    bool map = free() && (&p == student.lift(target.boundary) ||
-                          (target.boundary > 0 && &p == student.lower(target.boundary - 1)));
-    p.trainable = here || map;
-  }
+    const std::vector<Block>& blocks = student.network().blocks();
+    return std::any_of(blocks.begin() + unit.begin, blocks.begin() + unit.end,
+                       [&](const Block& block) { return belongs(p.name, block.name); });
+  };
+  for (Parameter& p : student.network().store().all())
+    if (!p.is_statistic())
+      p.trainable = std::any_of(targets.begin(), targets.end(),
+                                [&](const ImitationTarget& target) { return trained_by(p, target); });
 }
 
 void Imitation::initialize() {
@@ -183,23 +207,30 @@ void Imitation::copy_head() {
   });
 }
 
-double Imitation::error(const ImitationTarget& target) const {
+std::vector<double> Imitation::errors(Targets targets) const {
   int64_t samples = std::min<int64_t>(configuration_.imitate.bridge_samples, images_.test().size());
   int64_t batches = (samples + kPortion - 1) / kPortion;
   Loader loader = images_.plain_batches(images_.test(), kPortion, samples);
-  std::vector<double> errors(static_cast<size_t>(batches)), energies(static_cast<size_t>(batches));
+  std::vector<std::vector<double>> differences(targets.size(),
+                                               std::vector<double>(static_cast<size_t>(batches)));
+  auto energies = differences;
   for_each_batch(*engine_.team, loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
     if (batch.count == 0) return;
     Tape tape(*engine_.backend, stream, engine_.type);
     ShardInput shard = upload(tape, batch, 0, batch.count, images_.image_size(), images_.channels());
-    Tensor goal;
-    errors[static_cast<size_t>(i)] =
-        compare(tape, shard, target, Input::sequential, &goal).host<float>(stream)[0];
-    Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());
-    energies[static_cast<size_t>(i)] =
-        squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
+    std::vector<Compared> results = compare(tape, shard, targets, Input::sequential);
+    for (size_t k = 0; k < results.size(); ++k) {
+      const Tensor& goal = results[k].goal;
+      Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());
+      differences[k][static_cast<size_t>(i)] = results[k].loss.host<float>(stream)[0];
+      energies[k][static_cast<size_t>(i)] =
+          squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
+    }
   });
-  return tree_sum(errors) / tree_sum(energies);
+  std::vector<double> result;
+  for (size_t k = 0; k < targets.size(); ++k)
+    result.push_back(tree_sum(differences[k]) / tree_sum(energies[k]));
+  return result;
 }
 
 namespace {
@@ -214,18 +245,18 @@ double prefix_flops(const std::vector<Cost>& parts, const std::vector<Unit>& uni
 
 }  // namespace
 
-double Imitation::student_flops(const ImitationTarget& target) const {
+double Imitation::student_flops(Targets targets) const {
   auto parts = thin_.network->costs(images_.image_size(), images_.image_size());
   const auto& units = thin_.bridged->units();
-  double all = prefix_flops(parts, units, target.boundary);
-  double below = target.boundary == 0 ? 0 : prefix_flops(parts, units, target.boundary - 1);
-  bool sequential = input() == Input::sequential;
-  return 3 * (all - below) + (sequential ? below : 0);
+  int64_t first = targets.front().boundary;
+  double all = prefix_flops(parts, units, targets.back().boundary);
+  double below = first == 0 ? 0 : prefix_flops(parts, units, first - 1);
+  return 3 * (all - below) + (input() == Input::sequential ? below : 0);
 }
 
-double Imitation::teacher_flops(const ImitationTarget& target) const {
+double Imitation::teacher_flops(Targets targets) const {
   auto parts = wide_.network->costs(images_.image_size(), images_.image_size());
-  return prefix_flops(parts, thin_.bridged->units(), target.boundary);
+  return prefix_flops(parts, thin_.bridged->units(), targets.back().boundary);
 }
 
 }  // namespace taper

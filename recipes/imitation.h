@@ -2,6 +2,7 @@
 // Stage 2, narrow learning: the thin network learns the wide one's intermediate outputs, unit by unit from
 // the bottom (Zhou et al., ICML 2020; docs/method.md).
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ struct ImitationTarget {
   int64_t boundary;  ///< whose output is compared: 0 the stem's, u + 1 unit u's
 };
 
+/// Consecutive ones.
+using Targets = std::span<const ImitationTarget>;
+
 class Imitation {
  public:
   /// `thin` is bridged.
@@ -31,8 +35,11 @@ class Imitation {
   /// After the last target: the head from the wide network's through the lift as it was trained, where it
   /// was.
   void finish();
-  /// Makes trainable what this target trains, and nothing else.
-  void select(const ImitationTarget& target);
+  /// What is trained at a time, in the order of training: each target by itself, or all of them in every step
+  /// (imitate.order).
+  std::vector<Targets> rounds() const;
+  /// Makes trainable what these targets train, and nothing else.
+  void select(Targets targets);
   /// What a unit reads: the thin network's own output below it, or the wide network's, brought to the thin
   /// width.
   enum class Input : uint8_t { sequential, teacher };
@@ -40,22 +47,25 @@ class Imitation {
   Input input() const {
     return configuration_.imitate.input == "teacher" ? Input::teacher : Input::sequential;
   }
-  /// loss = sum over samples of the mean squared difference at the wide width.
-  Objective objective(const ImitationTarget& target, Input input) const;
-  /// Mean squared difference over mean squared target, behind the thin network's own prefix, both in
-  /// evaluation mode, over the first images of the test split.
-  double error(const ImitationTarget& target) const;
+  /// loss = sum over targets and samples of the mean squared difference at the wide width. No target's loss
+  /// reaches another target's parameters, but for a free lift, which the reader of its boundary runs too.
+  Objective objective(Targets targets, Input input) const;
+  /// Mean squared difference over mean squared target, for each target, behind the thin network's own prefix,
+  /// both in evaluation mode, over the first images of the test split.
+  std::vector<double> errors(Targets targets) const;
   /// FLOPs of one image of one step: forward and backward of what is trained, forward of what is below it;
   /// and the wide network's share.
-  double student_flops(const ImitationTarget& target) const;
-  double teacher_flops(const ImitationTarget& target) const;
+  double student_flops(Targets targets) const;
+  double teacher_flops(Targets targets) const;
 
  private:
   bool free() const { return thin_.bridged->kind() == BridgeKind::free; }
   Var teach(Tape& tape, const Var& images, int64_t boundary) const;
   Var activated(Tape& tape, const Network& network, const Var& x, int64_t boundary) const;
-  Tensor compare(Tape& tape, const ShardInput& shard, const ImitationTarget& target, Input input,
-                 Tensor* goal) const;
+  struct Compared {
+    Tensor loss, goal;
+  };
+  std::vector<Compared> compare(Tape& tape, const ShardInput& shard, Targets targets, Input input) const;
   void measure_bridges();
   bool in_stem(const std::string& parameter) const;
   void copy_stem();

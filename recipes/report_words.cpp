@@ -93,8 +93,8 @@ std::string method_words(const Configuration& c) {
                    : fmt::format("A network {}, already trained, was taken from {}. ", wider, c.wide.weights);
     } else if (stage == "imitate") {
       words += fmt::format(
-          "Then the thin network learnt, {} by {}, to reproduce what the wide one computes inside. ",
-          c.imitate.unit == "block" ? "block" : "stage", c.imitate.unit == "block" ? "block" : "stage");
+          "Then the thin network learnt, {0} by {0}{1}, to reproduce what the wide one computes inside. ",
+          c.imitate.unit, c.imitate.order == "together" ? " but all at the same time" : "");
     } else if (stage == "match") {
       words += "Then the thin network learnt to give the same answers as the wide one. ";
     } else if (stage == "finetune") {

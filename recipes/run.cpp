@@ -20,6 +20,9 @@ double number(const std::map<std::string, std::string>& metadata, const std::str
   return std::stod(found->second);
 }
 
+// Where a checkpoint keeps the error of the i-th target being trained, from before its first step.
+std::string error_key(size_t i) { return fmt::format("error_before.{}", i); }
+
 std::string exact(double value) { return fmt::format("{:.17g}", value); }
 
 }  // namespace
@@ -64,7 +67,9 @@ void Run::restore(const Checkpoint& checkpoint) {
   position_ = {integer("stage"), integer("unit"), integer("step")};
   sequence_ = checkpoint.sequence;
   skipped_ = integer("skipped");
-  error_before_ = number(metadata, "error_before");
+  errors_before_.clear();
+  for (size_t i = 0; metadata.contains(error_key(i)); ++i)
+    errors_before_.push_back(number(metadata, error_key(i).c_str()));
   LogPosition log{integer("log.metrics"), integer("log.events")};
   models_.load(checkpoint.weights, checkpoint.name, merged(configuration_, position_.stage));
   for (const std::string& name : models_.names()) {
@@ -84,10 +89,10 @@ std::map<std::string, std::string> Run::metadata() {
       {"unit", std::to_string(position_.unit)},
       {"step", std::to_string(position_.step)},
       {"skipped", std::to_string(skipped_)},
-      {"error_before", exact(error_before_)},
       {"log.metrics", std::to_string(log.metrics)},
       {"log.events", std::to_string(log.events)},
       {"optimizer.steps", std::to_string(optimizer_ ? optimizer_->steps() : 0)}};
+  for (size_t i = 0; i < errors_before_.size(); ++i) result[error_key(i)] = exact(errors_before_[i]);
   for (const std::string& name : models_.names()) {
     result["network." + name + ".training_flops"] = exact(models_[name].training_flops);
     result["network." + name + ".teacher_flops"] = exact(models_[name].teacher_flops);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "layers/schedule.h"
 #include "recipes/evaluate.h"
@@ -49,14 +50,14 @@ class Run {
   bool train();
 
  private:
-  /// One unit of one stage.
+  /// What a stage trains at a time: one unit of imitation, or all, or the whole network.
   struct Job {
     const StageOptions& options;
     Plan plan;
     std::string network;  ///< that is trained
     Objective objective;
     double student_flops, teacher_flops;  ///< of one image of one step
-    const ImitationTarget* target = nullptr;
+    Targets targets{};                    ///< of imitation
   };
 
   // run.cpp: what is saved, and the order of stages.
@@ -94,7 +95,7 @@ class Run {
   Position position_;
   int64_t sequence_ = 0;  ///< numbers the checkpoints: it only grows
   int64_t skipped_ = 0;
-  double error_before_ = 0;
+  std::vector<double> errors_before_;  ///< of the targets being trained
   std::map<std::string, double> best_;
 };
 

@@ -77,7 +77,7 @@ uint64_t Run::key() const {
 }
 
 int64_t Run::units() const {
-  return stage() == "imitate" ? static_cast<int64_t>(imitation_->targets().size()) : 1;
+  return stage() == "imitate" ? static_cast<int64_t>(imitation_->rounds().size()) : 1;
 }
 
 // Makes the networks that the stage starts from, where they are not there yet.
@@ -108,11 +108,11 @@ Run::Job Run::make_job() {
   job.network = name == "baseline" || name == "wide" ? name : "thin";
   Model& model = models_[job.network];
   if (name == "imitate") {
-    job.target = &imitation_->targets()[static_cast<size_t>(position_.unit)];
-    imitation_->select(*job.target);
-    job.objective = imitation_->objective(*job.target, imitation_->input());
-    job.student_flops = imitation_->student_flops(*job.target);
-    job.teacher_flops = imitation_->teacher_flops(*job.target);
+    job.targets = imitation_->rounds()[static_cast<size_t>(position_.unit)];
+    imitation_->select(job.targets);
+    job.objective = imitation_->objective(job.targets, imitation_->input());
+    job.student_flops = imitation_->student_flops(job.targets);
+    job.teacher_flops = imitation_->teacher_flops(job.targets);
     return job;
   }
   bool tied = model.bridged->kind() == BridgeKind::tied;
@@ -184,12 +184,12 @@ bool Run::run_stage() {
 bool Run::run_unit(Job& job) {
   Model& model = models_[job.network];
   StepContext where = context(job.network);
-  if (position_.step == 0 && job.target != nullptr) {
+  if (position_.step == 0 && !job.targets.empty()) {
     Loader loader = images_.train_batches(job.options, fold(key(), hash("before")), 0,
                                           configuration_.imitate.statistics_batches);
     estimate_statistics(where, loader, configuration_.imitate.statistics_batches,
-                        imitation_->objective(*job.target, Imitation::Input::sequential));
-    error_before_ = imitation_->error(*job.target);
+                        imitation_->objective(job.targets, Imitation::Input::sequential));
+    errors_before_ = imitation_->errors(job.targets);
   }
   optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer);
   if (restored_) {
@@ -222,7 +222,7 @@ bool Run::run_unit(Job& job) {
     seconds_per_step = seconds_per_step == 0 ? seconds : 0.9 * seconds_per_step + 0.1 * seconds;
     double rate = static_cast<double>(job.options.batch_size) / seconds_per_step;
     log_->train({.stage = stage(),
-                 .unit = job.target != nullptr ? position_.unit : -1,
+                 .unit = !job.targets.empty() ? position_.unit : -1,
                  .step = position_.step,
                  .epoch = static_cast<double>(position_.step) / static_cast<double>(job.plan.steps_per_epoch),
                  .loss = outcome.loss,
@@ -234,7 +234,7 @@ bool Run::run_unit(Job& job) {
       return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
     };
     bool ended = position_.step == job.plan.steps;
-    if (job.target == nullptr && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
+    if (job.targets.empty() && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
     if (stop_requested) {
       save();
       log_->message(
@@ -251,19 +251,21 @@ bool Run::run_unit(Job& job) {
 void Run::end_unit(Job& job) {
   optimizer_->swap_average(*engine_.team);
   optimizer_.reset();
-  if (job.target != nullptr) {
+  if (!job.targets.empty()) {
     Loader loader = images_.train_batches(job.options, fold(key(), hash("after")), 0,
                                           configuration_.imitate.statistics_batches);
     estimate_statistics(context(job.network), loader, configuration_.imitate.statistics_batches,
-                        imitation_->objective(*job.target, Imitation::Input::sequential));
-    log_->unit({.stage = stage(),
-                .unit = position_.unit,
-                .name = job.target->name,
-                .error_before = error_before_,
-                .error_after = imitation_->error(*job.target)});
+                        imitation_->objective(job.targets, Imitation::Input::sequential));
+    std::vector<double> errors_after = imitation_->errors(job.targets);
+    for (size_t i = 0; i < job.targets.size(); ++i)
+      log_->unit({.stage = stage(),
+                  .unit = &job.targets[i] - imitation_->targets().data(),
+                  .name = job.targets[i].name,
+                  .error_before = errors_before_[i],
+                  .error_after = errors_after[i]});
     if (position_.unit + 1 == units()) imitation_->finish();
   }
-  if (job.target == nullptr || position_.unit + 1 == units()) evaluate_and_log(job);
+  if (job.targets.empty() || position_.unit + 1 == units()) evaluate_and_log(job);
   ++position_.unit;
   position_.step = 0;
   ++sequence_;
@@ -274,7 +276,7 @@ void Run::evaluate_and_log(const Job& job) {
   if (optimizer_) optimizer_->swap_average(*engine_.team);
   Accuracy accuracy = evaluate(engine_, images_, images_.test(), models_[job.network]);
   log_->evaluate({.stage = stage(),
-                  .unit = job.target != nullptr ? position_.unit : -1,
+                  .unit = !job.targets.empty() ? position_.unit : -1,
                   .step = position_.step,
                   .network = job.network,
                   .loss = accuracy.loss,
@@ -306,7 +308,7 @@ void Run::refuse(const Job& job, const std::string& what, const Batch& batch) {
       "stage {}{}, step {}: {} is not finite; {}. No weight was changed by this step; the last checkpoint is "
       "whole. A lower {}.lr, "
       "{}.clip_norm or a longer warm-up usually cures it",
-      stage(), job.target != nullptr ? ", unit " + job.target->name : "", position_.step + 1, what,
+      stage(), job.targets.size() == 1 ? ", unit " + job.targets[0].name : "", position_.step + 1, what,
       place.empty()
           ? std::string("every block's output is finite, so it arose in the loss or on the way back")
           : "it first appears in " + place,

@@ -46,12 +46,12 @@ struct ImitationSetting {
   }
   Loader batches(int64_t count) { return images.train_batches(configuration.imitate, 7, 0, count); }
 
-  /// Steps of SGD on a target that is selected.
-  void train(const ImitationTarget& target, int64_t steps) {
+  /// Steps of SGD on targets that are selected.
+  void train(Targets targets, int64_t steps) {
     Optimizer optimizer(*engine.team, thin.network->store(),
                         {.nesterov = true, .weight_decay = 1e-3, .ema_decay = 0.5});
     Loader loader = batches(steps);
-    Objective objective = imitation.objective(target, imitation.input());
+    Objective objective = imitation.objective(targets, imitation.input());
     for (int64_t i = 0; i < steps; ++i) {
       StepOutcome outcome = train_step(context(), loader.next(), objective, optimizer, 0.01);
       ASSERT_EQ(outcome.non_finite, "");
@@ -60,14 +60,14 @@ struct ImitationSetting {
   }
 
   /// The loss on the first batch of training, for each sample.
-  double loss(const ImitationTarget& target, Imitation::Input input, bool training = false) {
+  double loss(Targets targets, Imitation::Input input, bool training = false) {
     Batch batch = batches(1).next();
     double result = 0;
     engine.team->run_one([&](Stream& stream) {
       Tape tape(*engine.backend, stream, engine.type);
       tape.training = training;
       ShardInput shard = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
-      result = imitation.objective(target, input)(tape, shard).host<float>(stream)[0];
+      result = imitation.objective(targets, input)(tape, shard).host<float>(stream)[0];
     });
     return result / static_cast<double>(batch.count);
   }

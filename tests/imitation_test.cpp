@@ -39,27 +39,27 @@ std::set<std::string> block(const std::string& name) {
 TEST(Imitation, TrainsOneUnitAfterTheOther) {
   Setting inner;
   ASSERT_EQ(inner.imitation.targets().size(), 2u);
-  inner.imitation.select(inner.imitation.targets()[0]);
+  inner.imitation.select(inner.imitation.rounds()[0]);
   EXPECT_EQ(inner.trainable(), block("layer1.0"));
-  inner.imitation.select(inner.imitation.targets()[1]);
+  inner.imitation.select(inner.imitation.rounds()[1]);
   EXPECT_EQ(inner.trainable(),
             both(block("layer2.0"), both(norm("layer2.0.downsample.1"), {"layer2.0.downsample.0.weight"})));
 
   Setting tied(kTied);
   ASSERT_EQ(tied.imitation.targets().size(), 3u);
-  EXPECT_EQ(tied.imitation.targets()[0].name, "stem");
-  tied.imitation.select(tied.imitation.targets()[0]);
+  EXPECT_EQ(tied.imitation.rounds()[0][0].name, "stem");
+  tied.imitation.select(tied.imitation.rounds()[0]);
   EXPECT_EQ(tied.trainable(), both(norm("bn1"), {"conv1.weight"}));
-  tied.imitation.select(tied.imitation.targets()[1]);
+  tied.imitation.select(tied.imitation.rounds()[1]);
   EXPECT_EQ(tied.trainable(), block("layer1.0"));
 
   // A free unit's own lift is trained with it, and the lower of what it reads.
   Setting free(kFree);
-  free.imitation.select(free.imitation.targets()[0]);
+  free.imitation.select(free.imitation.rounds()[0]);
   EXPECT_EQ(free.trainable(), both(norm("bn1"), {"conv1.weight", "bridge.0.lift"}));
-  free.imitation.select(free.imitation.targets()[1]);
+  free.imitation.select(free.imitation.rounds()[1]);
   EXPECT_EQ(free.trainable(), both(block("layer1.0"), {"bridge.0.lower", "bridge.1.lift"}));
-  free.imitation.select(free.imitation.targets()[2]);
+  free.imitation.select(free.imitation.rounds()[2]);
   EXPECT_EQ(free.trainable(), both(block("layer2.0"), {"bridge.1.lower", "bridge.2.lift"}));
 }
 
@@ -75,8 +75,8 @@ class EveryKind : public testing::TestWithParam<int> {
 
 TEST_P(EveryKind, MovesWhatIsTrainedAndNothingElse) {
   Setting s(overrides());
-  for (const ImitationTarget& target : s.imitation.targets()) {
-    s.imitation.select(target);
+  for (Targets targets : s.imitation.rounds()) {
+    s.imitation.select(targets);
     std::set<std::string> trained = s.trainable(), expected = trained;
     // The statistics of trained norms move with them.
     for (const std::string& name : trained) {
@@ -85,32 +85,88 @@ TEST_P(EveryKind, MovesWhatIsTrainedAndNothingElse) {
         expected.insert({norm + ".running_mean", norm + ".running_var"});
     }
     Bytes thin = s.values(*s.thin.network), wide = s.values(*s.wide.network);
-    s.train(target, 2);
+    s.train(targets, 2);
     Loader loader = s.batches(2);
-    estimate_statistics(s.context(), loader, 2, s.imitation.objective(target, Imitation::Input::sequential));
-    EXPECT_EQ(s.values(*s.wide.network), wide) << target.name;
+    estimate_statistics(s.context(), loader, 2, s.imitation.objective(targets, Imitation::Input::sequential));
+    EXPECT_EQ(s.values(*s.wide.network), wide) << targets[0].name;
     std::set<std::string> moved;
     for (const auto& [name, values] : s.values(*s.thin.network))
       if (values != thin.at(name)) moved.insert(name);
-    EXPECT_EQ(moved, expected) << target.name;
+    EXPECT_EQ(moved, expected) << targets[0].name;
   }
 }
 
 TEST_P(EveryKind, LowersTheError) {
   Setting s(overrides());
-  for (const ImitationTarget& target : s.imitation.targets()) {
-    s.imitation.select(target);
+  for (Targets targets : s.imitation.rounds()) {
+    s.imitation.select(targets);
     auto estimate = [&] {
       Loader loader = s.batches(4);
       estimate_statistics(s.context(), loader, 4,
-                          s.imitation.objective(target, Imitation::Input::sequential));
+                          s.imitation.objective(targets, Imitation::Input::sequential));
     };
     estimate();
-    double before = s.imitation.error(target);
-    s.train(target, 12);
+    std::vector<double> before = s.imitation.errors(targets);
+    s.train(targets, 12);
     estimate();
-    EXPECT_LT(s.imitation.error(target), before) << target.name;
+    std::vector<double> after = s.imitation.errors(targets);
+    for (size_t i = 0; i < targets.size(); ++i) EXPECT_LT(after[i], before[i]) << targets[i].name;
   }
+}
+
+// In every step all units learn, and none from another's loss: after one step each has the bytes that it gets
+// when it is trained alone. With sequential input this can be said of the first only, whose prefix is frozen
+// anyway; what the others read has passed through batch norms in training mode.
+TEST_P(EveryKind, TrainsTogetherAsApart) {
+  Setting together(with(overrides(), "imitate.order=together"));
+  ASSERT_EQ(together.imitation.rounds().size(), 1u);
+  Targets all = together.imitation.rounds()[0];
+  ASSERT_EQ(all.size(), together.imitation.targets().size());
+  together.imitation.select(all);
+  std::set<std::string> trained = together.trainable(), apart;
+  together.train(all, 1);
+  size_t units = together.imitation.input() == Imitation::Input::teacher ? all.size() : 1;
+  for (size_t i = 0; i < all.size(); ++i) {
+    Setting alone(overrides());
+    Targets one = alone.imitation.rounds()[i];
+    ASSERT_EQ(one.size(), 1u);
+    alone.imitation.select(one);
+    apart = both(apart, alone.trainable());
+    if (i >= units) continue;
+    alone.train(one, 1);
+    for (const std::string& name : alone.trainable()) {
+      // The reader of a boundary runs its lift too.
+      if (name.ends_with(".lift") && i + 1 < all.size()) continue;
+      EXPECT_EQ(together.values(*together.thin.network, name), alone.values(*alone.thin.network, name))
+          << name;
+    }
+  }
+  EXPECT_EQ(trained, apart);
+}
+
+TEST_P(EveryKind, LowersTheErrorTogether) {
+  Setting s(with(overrides(), "imitate.order=together"));
+  Targets all = s.imitation.rounds()[0];
+  s.imitation.select(all);
+  auto estimate = [&] {
+    Loader loader = s.batches(4);
+    estimate_statistics(s.context(), loader, 4, s.imitation.objective(all, Imitation::Input::sequential));
+  };
+  estimate();
+  std::vector<double> before = s.imitation.errors(all);
+  s.train(all, 12);
+  estimate();
+  std::vector<double> after = s.imitation.errors(all);
+  for (size_t i = 0; i < all.size(); ++i) EXPECT_LT(after[i], before[i]) << all[i].name;
+}
+
+// In evaluation mode it makes no difference to a loss who else is trained.
+TEST_P(EveryKind, AddsUpTheTargetsLosses) {
+  Setting s(with(overrides(), "imitate.order=together"));
+  double sum = 0;
+  for (size_t i = 0; i < s.imitation.targets().size(); ++i)
+    sum += s.loss(s.imitation.rounds()[0].subspan(i, 1), s.imitation.input());
+  EXPECT_NEAR(s.loss(s.imitation.rounds()[0], s.imitation.input()), sum, 1e-5 * sum);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind, testing::Range(0, 6), [](const auto& info) {
@@ -120,7 +176,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind, testing::Range(0, 6), [](const auto& 
 
 TEST(Imitation, ReadsTheSameBehindACopiedStem) {
   Setting s;
-  const auto& targets = s.imitation.targets();
+  std::vector<Targets> targets = s.imitation.rounds();
   double first = s.loss(targets[0], Imitation::Input::sequential);
   // The relu of the stem is fused on one side: the same numbers all the same.
   EXPECT_FLOAT_EQ(static_cast<float>(first),
@@ -164,7 +220,8 @@ TEST_P(EveryKind, ComparesWhatItShould) {
       s.set(map->name, values);
     }
   Batch batch = s.batches(1).next();
-  for (const ImitationTarget& target : s.imitation.targets()) {
+  for (Targets targets : s.imitation.rounds()) {
+    const ImitationTarget& target = targets[0];
     double expected = 0;
     s.engine.team->run_one([&](Stream& stream) {
       Tape fixed(*s.engine.backend, stream, DType::f32), training(*s.engine.backend, stream, DType::f32);
@@ -196,7 +253,7 @@ TEST_P(EveryKind, ComparesWhatItShould) {
     expected /= static_cast<double>(batch.count);
     // h and t have the same bits on both sides. The kernel adds in f32, in parts of 16384: an error of about
     // sqrt(16384) 2^-24 = 8e-6 of sums that are a few times the loss.
-    EXPECT_NEAR(s.loss(target, s.imitation.input(), true), expected, 1e-4 * expected) << target.name;
+    EXPECT_NEAR(s.loss(targets, s.imitation.input(), true), expected, 1e-4 * expected) << targets[0].name;
   }
 }
 
@@ -241,7 +298,7 @@ TEST(Imitation, StartsFromTheLiftedHead) {
 
 TEST(Imitation, EndsWithTheHeadBehindTheTrainedLift) {
   Setting s(kFree);
-  const ImitationTarget& last = s.imitation.targets().back();
+  Targets last = s.imitation.rounds().back();
   auto before = s.values(*s.thin.network, "fc.weight");
   s.imitation.select(last);
   s.train(last, 2);
@@ -254,7 +311,7 @@ TEST(Imitation, EndsWithTheHeadBehindTheTrainedLift) {
 // With twice the lift the thin output is half and the bridge's product twice.
 TEST(Imitation, TeachersInputDoesNotDependOnALiftsScale) {
   Setting s(kFree);
-  const ImitationTarget& target = s.imitation.targets()[1];
+  Targets target = s.imitation.rounds()[1];
   double before = s.loss(target, Imitation::Input::teacher);
   auto lift = s.values(*s.thin.network, "bridge.0.lift"), lower = s.values(*s.thin.network, "bridge.0.lower");
   for (double& v : lift) v *= 2;
@@ -277,24 +334,24 @@ TEST(Imitation, OfItselfIsExact) {
         set_values(stream, *network->store().find(name), moved);
     });
   }
-  for (const ImitationTarget& target : s.imitation.targets()) {
-    EXPECT_EQ(s.imitation.error(target), 0) << target.name;
-    auto weight = s.values(*s.thin.network, target.name + ".bn2.weight");
+  for (Targets targets : s.imitation.rounds()) {
+    EXPECT_EQ(s.imitation.errors(targets)[0], 0) << targets[0].name;
+    auto weight = s.values(*s.thin.network, targets[0].name + ".bn2.weight");
     weight[0] += 0.5;
-    s.set(target.name + ".bn2.weight", weight);
-    EXPECT_GT(s.imitation.error(target), 0) << target.name;
+    s.set(targets[0].name + ".bn2.weight", weight);
+    EXPECT_GT(s.imitation.errors(targets)[0], 0) << targets[0].name;
     weight[0] -= 0.5;
-    s.set(target.name + ".bn2.weight", weight);
+    s.set(targets[0].name + ".bn2.weight", weight);
   }
 }
 
 // The mean over two batches of two shards each of mean and unbiased variance of the stem's convolution.
 TEST(Imitation, EstimatesStatisticsAsTheShardsMean) {
   Setting s(kTied);
-  s.imitation.select(s.imitation.targets()[0]);
+  s.imitation.select(s.imitation.rounds()[0]);
   Loader loader = s.batches(2);
   estimate_statistics(s.context(), loader, 2,
-                      s.imitation.objective(s.imitation.targets()[0], Imitation::Input::sequential));
+                      s.imitation.objective(s.imitation.rounds()[0], Imitation::Input::sequential));
   std::vector<double> mean(4), variance(4);
   Loader again = s.batches(2);
   for (int64_t i = 0; i < 2; ++i) {
@@ -333,7 +390,7 @@ TEST(Imitation, CountsFlops) {
   constexpr double kThin2 = kSecond * (9 * (4 * 8 + 8 * 8) + 4 * 8);
   constexpr double kWide2 = kSecond * (9 * (4 * 16 + 16 * 8) + 4 * 8);
   Setting sequential, teacher({"imitate.input=teacher"});
-  const auto& targets = sequential.imitation.targets();
+  std::vector<Targets> targets = sequential.imitation.rounds();
   EXPECT_EQ(sequential.imitation.student_flops(targets[0]), 3 * kThin1 + kStem);
   EXPECT_EQ(sequential.imitation.student_flops(targets[1]), 3 * kThin2 + kThin1 + kStem);
   EXPECT_EQ(sequential.imitation.teacher_flops(targets[0]), kStem + kWide1);
@@ -341,9 +398,12 @@ TEST(Imitation, CountsFlops) {
   // The wide network runs once, for the unit's input and for its goal.
   EXPECT_EQ(teacher.imitation.student_flops(targets[1]), 3 * kThin2);
   EXPECT_EQ(teacher.imitation.teacher_flops(targets[1]), kStem + kWide1 + kWide2);
+  Setting together({"imitate.order=together"});
+  EXPECT_EQ(together.imitation.student_flops(together.imitation.rounds()[0]), 3 * (kThin2 + kThin1) + kStem);
+  EXPECT_EQ(together.imitation.teacher_flops(together.imitation.rounds()[0]), kStem + kWide1 + kWide2);
   Setting tied(kTied);
-  EXPECT_EQ(tied.imitation.student_flops(tied.imitation.targets()[0]), 3 * kStem);
-  EXPECT_EQ(tied.imitation.teacher_flops(tied.imitation.targets()[0]), 2 * kStem);
+  EXPECT_EQ(tied.imitation.student_flops(tied.imitation.rounds()[0]), 3 * kStem);
+  EXPECT_EQ(tied.imitation.teacher_flops(tied.imitation.rounds()[0]), 2 * kStem);
 }
 
 }  // namespace
