@@ -4,7 +4,7 @@
 #   scripts/results.sh                          all families, seeds 0 to 4
 #   scripts/results.sh --seeds 3 plain-24       one family, seeds 0 to 2
 #   scripts/results.sh --table                  only the tables of what is there
-# Sample budget: 12,000 training images; 400 steps of 64 images for every arm of every network.
+# Sample budget: 12,000 training images; 400 steps of 64 images for every arm of every network, 600 in plain-32.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ ${#families[@]} -gt 0 ] || families=(residual plain-16 plain-24)
+[ ${#families[@]} -gt 0 ] || families=(residual plain-16 plain-24 plain-32)
 
 # train FAMILY FOLDER OPTIONS...: starts a run, or goes on with it; a finished one costs a second.
 train() {
@@ -48,14 +48,18 @@ if [ $train = yes ]; then
       # The thin net by the wide net's outputs alone.
       [ -e "$folder/wide.safetensors" ] || build/taper export "$folder/stages" "$folder/wide.safetensors" --network wide
       train "$family" "$folder/match" --set seed=$seed --set 'stages=["wide","match","merge"]' --set wide.weights="$folder/wide.safetensors"
-      # The three stages again with less imitation and more fine-tuning, the same number of steps in all.
+      # The three stages with less imitation and more fine-tuning, and with all units imitating in every step: the same number
+      # of steps in all.
       case $family in
-        residual) imitate=20 finetune=340 ;;
-        plain-16) imitate=4 finetune=332 ;;
-        plain-24) imitate=4 finetune=300 ;;
+        residual) short=(20 340) together=(60 340 0.3) ;;
+        plain-16) short=(4 332) together=(200 200 0.01) ;;
+        plain-24) short=(4 300) together=(200 200 0.01) ;;
+        plain-32) short=(4 472) together=(300 300 0.01) ;;
       esac
-      train "$family" "$folder/short" --set seed=$seed --set 'stages=["wide","imitate","finetune","merge"]' --set wide.weights="$folder/wide.safetensors" \
-        --set imitate.steps=$imitate --set finetune.steps=$finetune
+      stages=(--set "seed=$seed" --set 'stages=["wide","imitate","finetune","merge"]' --set wide.weights="$folder/wide.safetensors")
+      train "$family" "$folder/short" "${stages[@]}" --set imitate.steps="${short[0]}" --set finetune.steps="${short[1]}"
+      train "$family" "$folder/together" "${stages[@]}" --set imitate.order=together --set imitate.steps="${together[0]}" \
+        --set finetune.steps="${together[1]}" --set imitate.lr="${together[2]}"
       # A thin net twice as deep from scratch.
       depths=$(sed -n 's/^depths = \[\(.*\)\]$/\1/p' "recipes/configurations/results/$family.toml" | awk -F', ' '{for (i = 1; i <= NF; ++i) printf "%s%d", (i > 1 ? "," : ""), 2 * $i}')
       train "$family" "$folder/deep" --set seed=$seed --set 'stages=["baseline"]' --set "network.depths=[$depths]"

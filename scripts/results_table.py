@@ -15,15 +15,17 @@ def networks(run):
 
 def arms(seed):
     """The rows of one seed: (arm, network event, teacher FLOPs)."""
-    stages, match, short, deep = (networks(seed / name) for name in ["stages", "match", "short", "deep"])
-    if not (stages and match and short and deep):
+    runs = [networks(seed / name) for name in ["stages", "match", "short", "together", "deep"]]
+    if not all(runs):
         return None
+    stages, match, short, together, deep = runs
     teacher = stages["wide"]["training_flops"]
     return {
         "thin, from scratch": (stages["baseline"], 0),
         "thin, output KL only": (match["thin"], teacher + match["thin"]["teacher_flops"]),
         "thin, three stages": (stages["thin"], stages["thin"]["teacher_flops"]),
         "thin, three stages, short imitation": (short["thin"], teacher + short["thin"]["teacher_flops"]),
+        "thin, three stages, units together": (together["thin"], teacher + together["thin"]["teacher_flops"]),
         "thin, twice as deep, from scratch": (deep["baseline"], 0),
         "wide": (stages["wide"], 0),
     }
@@ -43,12 +45,14 @@ def main():
         network, teacher = seeds[0][arm]
         print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
               f"| {network['training_flops'] / 1e12:.2f} | {teacher / 1e12:.2f} |")
-    gains = [100 * (rows["thin, three stages, short imitation"][0]["top1"] - rows["thin, from scratch"][0]["top1"]) for rows in seeds]
-    print(f"\nShort imitation above from scratch, seed by seed: {', '.join(f'{gain:+.1f}' for gain in gains)}", end="")
-    if len(gains) > 1:
-        mean, spread = statistics.mean(gains), statistics.stdev(gains)
-        print(f"; mean {mean:.2f} ± {spread:.2f}, t = {mean / (spread / len(gains) ** 0.5):.1f}", end="")
-    print("\n")
+    print("\n| above training from scratch | seed by seed | mean ± sd | t |\n| --- | --- | ---: | ---: |")
+    for arm in seeds[0]:
+        if not arm.startswith("thin, ") or "from scratch" in arm:
+            continue
+        gains = [100 * (rows[arm][0]["top1"] - rows["thin, from scratch"][0]["top1"]) for rows in seeds]
+        mean, spread = statistics.mean(gains), statistics.stdev(gains) if len(gains) > 1 else float("nan")
+        print(f"| {arm} | {', '.join(f'{gain:+.1f}' for gain in gains)} | {mean:+.1f} ± {spread:.1f} | {mean / (spread / len(gains) ** 0.5):.1f} |")
+    print()
 
 
 if __name__ == "__main__":
