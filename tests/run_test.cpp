@@ -110,9 +110,10 @@ class RunTest : public testing::Test {
   }
 
   // Starts a run and sends `signal` once its log holds `lines` lines (at once, if it ends before).
-  Result interrupt(const fs::path& output, int64_t lines, int signal, bool resume) {
-    Process process =
-        start(train(output, resume ? std::vector<std::string>{"--resume"} : std::vector<std::string>{}));
+  Result interrupt(const fs::path& output, int64_t lines, int signal, bool resume,
+                   std::vector<std::string> more = {}) {
+    if (resume) more.emplace_back("--resume");
+    Process process = start(train(output, std::move(more)));
     while (true) {
       siginfo_t state{};
       waitid(P_PID, static_cast<id_t>(process.pid), &state, WNOHANG | WEXITED | WNOWAIT);
@@ -165,6 +166,26 @@ TEST_F(RunTest, KilledAtRandomMomentsItEndsWithTheSameBytes) {
     EXPECT_EQ(events(output), expected) << "killed at line " << first;
   }
   EXPECT_GE(stages_hit.size(), 4u);
+}
+
+// One checkpoint then holds the errors that every unit began with.
+TEST_F(RunTest, KilledWhileAllUnitsImitateItEndsWithTheSameBytes) {
+  const std::vector<std::string> together{"--set", "imitate.order=together", "--set", "imitate.steps=8"};
+  ASSERT_EQ(run(train(folder_ / "whole", together), 1).code, 0);
+  auto expected = events(folder_ / "whole");
+  auto imitates = [](const std::string& line) {
+    auto event = nlohmann::json::parse(line);
+    return event["event"] == "train" && event["stage"] == "imitate";
+  };
+  auto first = std::find_if(expected.begin(), expected.end(), imitates) - expected.begin();
+  EXPECT_EQ(std::count_if(expected.begin(), expected.end(), imitates), 8);
+  ASSERT_EQ(interrupt(folder_ / "killed", first + 4, SIGKILL, false, together).code, -SIGKILL);
+  std::vector<std::string> on = together;
+  on.emplace_back("--resume");
+  Result resumed = run(train(folder_ / "killed", on), 2);
+  ASSERT_EQ(resumed.code, 0) << resumed.text;
+  EXPECT_EQ(weights(folder_ / "killed"), weights(folder_ / "whole"));
+  EXPECT_EQ(events(folder_ / "killed"), expected);
 }
 
 TEST_F(RunTest, StopsCleanlyOnSignalsAndGoesOn) {
