@@ -62,7 +62,7 @@ struct Add {
 
 /// y[i] = f(x[i]); y may be x.
 template <typename T, typename F>
-__global__ void map_one(int64_t count, F f, const T* x, T* y, bool vectors) {
+__global__ void __launch_bounds__(kThreads) map_one(int64_t count, F f, const T* x, T* y, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   const int64_t first = thread_number() * kWidth;
   if (first >= count) return;
@@ -75,7 +75,8 @@ __global__ void map_one(int64_t count, F f, const T* x, T* y, bool vectors) {
 
 /// y[i] = f(a[i], b[i]); y may be a or b.
 template <typename T, typename F>
-__global__ void map_two(int64_t count, F f, const T* a, const T* b, T* y, bool vectors) {
+__global__ void __launch_bounds__(kThreads)
+    map_two(int64_t count, F f, const T* a, const T* b, T* y, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   const int64_t first = thread_number() * kWidth;
   if (first >= count) return;
@@ -88,8 +89,8 @@ __global__ void map_two(int64_t count, F f, const T* a, const T* b, T* y, bool v
 }
 
 /// In double: an average with beta = 0.9999 and alpha = 1 - beta would settle 2e-4 off if both were floats.
-__global__ void axpby_kernel(int64_t count, double alpha, const float* x, double beta, float* y,
-                             bool vectors) {
+__global__ void __launch_bounds__(kThreads)
+    axpby_kernel(int64_t count, double alpha, const float* x, double beta, float* y, bool vectors) {
   constexpr int kWidth = kPerVector<float>;
   const int64_t first = thread_number() * kWidth;
   if (first >= count) return;
@@ -107,7 +108,8 @@ __device__ float widen(Bf16 value) { return to_float(value); }
 __device__ float widen(double value) { return static_cast<float>(value); }
 
 template <typename From, typename To>
-__global__ void cast_kernel(int64_t count, const From* from, To* to, bool vectors) {
+__global__ void __launch_bounds__(kThreads)
+    cast_kernel(int64_t count, const From* from, To* to, bool vectors) {
   constexpr int kWidth = 8;
   const int64_t first = thread_number() * kWidth;
   if (first >= count) return;
@@ -124,8 +126,9 @@ constexpr int kTile = 32, kTileRows = 8;
 /// A tile of 32 x 32 elements a block, 8 rows at a time. With one column more than it needs, a tile's column
 /// lies in 32 different banks, whatever the element's size.
 template <typename T>
-__global__ void transpose_kernel(int64_t rows, int64_t columns, int64_t row_tiles, int64_t column_tiles,
-                                 const T* x, T* y) {
+__global__ void __launch_bounds__(kTile* kTileRows)
+    transpose_kernel(int64_t rows, int64_t columns, int64_t row_tiles, int64_t column_tiles, const T* x,
+                     T* y) {
   __shared__ T tile[kTile][kTile + 1];
   const int64_t matrix = blockIdx.x / (row_tiles * column_tiles);
   const int64_t row = blockIdx.x / column_tiles % row_tiles * kTile;
@@ -145,9 +148,9 @@ __global__ void transpose_kernel(int64_t rows, int64_t columns, int64_t row_tile
 /// A thread takes four features of a row: one draw of Philox. Words are compared as integers: uniform(w) >= p
 /// iff (w >> 8) >= ceil(p 2^24).
 template <typename T>
-__global__ void dropout_kernel(int64_t rows, int64_t features, int64_t groups, uint32_t threshold,
-                               float scale, uint64_t key, const int64_t* row_ids, const T* x, T* y,
-                               bool vectors) {
+__global__ void __launch_bounds__(kThreads)
+    dropout_kernel(int64_t rows, int64_t features, int64_t groups, uint32_t threshold, float scale,
+                   uint64_t key, const int64_t* row_ids, const T* x, T* y, bool vectors) {
   const int64_t row = thread_number() / groups, group = thread_number() % groups;
   if (row >= rows) return;
   const auto id = static_cast<uint64_t>(row_ids != nullptr ? row_ids[row] : row);
