@@ -17,6 +17,20 @@
 
 namespace taper::cuda {
 
+/// Calls use(T{}, width) with the device's type for `type`, and with the elements of T in 16 bytes where
+/// every row of `columns` elements allows such vectors (`all_aligned`: so do the arrays' beginnings),
+/// otherwise 1.
+template <typename Use>
+void dispatch_width(DType type, const char* op, int64_t columns, bool all_aligned, Use&& use) {
+  dispatch(type, op, [&](auto zero) {
+    constexpr int kWidth = kPerVector<decltype(zero)>;
+    if (all_aligned && columns % kWidth == 0)
+      use(zero, std::integral_constant<int, kWidth>());
+    else
+      use(zero, std::integral_constant<int, 1>());
+  });
+}
+
 constexpr int kColumnThreads = 256;
 
 /// `vectors` vectors of a row as tiles of at most 32, of nearly equal size; whole sectors of 32 bytes.

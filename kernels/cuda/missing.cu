@@ -28,14 +28,6 @@ void CudaBackend::conv_backward_data(Stream&, const ConvShape&, DType, const voi
 void CudaBackend::conv_backward_filter(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
   missing("conv_backward_filter");
 }
-void CudaBackend::layer_norm_forward(Stream&, int64_t, int64_t, DType, const void*, const void*, const void*,
-                                     const void*, double, void*, void*, void*, void*) {
-  missing("layer_norm_forward");
-}
-void CudaBackend::layer_norm_backward(Stream&, int64_t, int64_t, DType, const void*, const void*, const void*,
-                                      const void*, const void*, void*, void*, void*) {
-  missing("layer_norm_backward");
-}
 void CudaBackend::attention_forward(Stream&, const AttentionShape&, DType, const void*, void*, void*) {
   missing("attention_forward");
 }
@@ -67,18 +59,6 @@ void CudaBackend::kl_divergence(Stream&, int64_t, int64_t, DType, const void*, c
 }
 void CudaBackend::squared_error(Stream&, int64_t, DType, const void*, const void*, double, void*, void*) {
   missing("squared_error");
-}
-void CudaBackend::max_pool_forward(Stream&, const PoolShape&, DType, const void*, void*, uint8_t*) {
-  missing("max_pool_forward");
-}
-void CudaBackend::max_pool_backward(Stream&, const PoolShape&, DType, const void*, const uint8_t*, void*) {
-  missing("max_pool_backward");
-}
-void CudaBackend::average_pool_forward(Stream&, int64_t, int64_t, int64_t, DType, const void*, void*) {
-  missing("average_pool_forward");
-}
-void CudaBackend::average_pool_backward(Stream&, int64_t, int64_t, int64_t, DType, const void*, void*) {
-  missing("average_pool_backward");
 }
 void CudaBackend::sgd(Stream&, std::span<const Segment>, DType, const Sgd&, double, const void*, void*,
                       void*) {
