@@ -46,20 +46,6 @@ void CudaBackend::embedding_backward(Stream&, int64_t, int64_t, int64_t, DType, 
                                      void*) {
   missing("embedding_backward");
 }
-void CudaBackend::cross_entropy(Stream&, int64_t, int64_t, DType, const void*, const int32_t*, double, void*,
-                                void*) {
-  missing("cross_entropy");
-}
-void CudaBackend::count_correct(Stream&, int64_t, int64_t, DType, const void*, const int32_t*, int32_t*) {
-  missing("count_correct");
-}
-void CudaBackend::kl_divergence(Stream&, int64_t, int64_t, DType, const void*, const void*, double, void*,
-                                void*) {
-  missing("kl_divergence");
-}
-void CudaBackend::squared_error(Stream&, int64_t, DType, const void*, const void*, double, void*, void*) {
-  missing("squared_error");
-}
 void CudaBackend::sgd(Stream&, std::span<const Segment>, DType, const Sgd&, double, const void*, void*,
                       void*) {
   missing("sgd");
