@@ -92,21 +92,22 @@ struct MmaMatrixLoader {
                      line < lines && chunk * 8 < length);
       }
     } else {
-      // Neighbouring threads take neighbouring elements. First all loads, then all stores: the loads wait for
-      // memory at the same time.
-      constexpr int kEach = Tile::kElements / kThreads;
-      Bf16 values[kEach];
+      // Neighbouring threads take neighbouring elements, a few at a time: their loads wait for memory
+      // together, and their addresses take few registers.
+      constexpr int kAtOnce = 4, kLines = kThreads / Tile::kLength;
+      static_assert(kThreads % Tile::kLength == 0 && Tile::kLines % (kLines * kAtOnce) == 0);
+      const int within = thread % Tile::kLength;
+#pragma unroll 1
+      for (int line = thread / Tile::kLength; line < Tile::kLines; line += kLines * kAtOnce) {
+        Bf16 values[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int line = (thread + i * kThreads) / Tile::kLength,
-                  within = (thread + i * kThreads) % Tile::kLength;
-        values[i] = line < lines && within < length ? source[line * leading + within] : convert<Bf16>(0.0f);
-      }
+        for (int i = 0; i < kAtOnce; ++i)
+          values[i] = line + i * kLines < lines && within < length
+                          ? source[(line + i * kLines) * leading + within]
+                          : convert<Bf16>(0.0f);
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int line = (thread + i * kThreads) / Tile::kLength,
-                  within = (thread + i * kThreads) % Tile::kLength;
-        tile[Tile::at(line, within / 8) + within % 8] = values[i];
+        for (int i = 0; i < kAtOnce; ++i)
+          tile[Tile::at(line + i * kLines, within / 8) + within % 8] = values[i];
       }
     }
   }

@@ -109,7 +109,7 @@ struct ProductPlace {
 /// (row, column + count - 1), count <= 4; epilogue.finish(), called by all threads of a block at the end, may
 /// reduce what they gathered.
 template <typename Tile, Major kA, Major kB, typename Epilogue>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
     product_kernel(Product<typename Tile::Element> p, Epilogue epilogue) {
   using T = typename Tile::Element;
   T* shared = dynamic_shared<T>();
