@@ -46,16 +46,5 @@ void CudaBackend::embedding_backward(Stream&, int64_t, int64_t, int64_t, DType, 
                                      void*) {
   missing("embedding_backward");
 }
-void CudaBackend::sgd(Stream&, std::span<const Segment>, DType, const Sgd&, double, const void*, void*,
-                      void*) {
-  missing("sgd");
-}
-void CudaBackend::adamw(Stream&, std::span<const Segment>, DType, const AdamW&, double, const void*, void*,
-                        void*, void*) {
-  missing("adamw");
-}
-void CudaBackend::sum_of_squares(Stream&, std::span<const Segment>, DType, const void*, double*) {
-  missing("sum_of_squares");
-}
 
 }  // namespace taper
