@@ -22,9 +22,11 @@ double over_window(const ConvShape& s, int64_t y, F value) {
   return sum;
 }
 
+constexpr uint32_t kFilterSeed = 99;
+
 // The filter is drawn again from the same seed, rounded as packing rounds it.
 std::vector<double> filter_values(const ConvShape& s, DType type) {
-  Tensor filter = random_tensor(DType::f32, {s.filter_size()}, 99);
+  Tensor filter = random_tensor(DType::f32, {s.filter_size()}, kFilterSeed);
   std::vector<double> result;
   for (int64_t i = 0; i < s.filter_size(); ++i) {
     auto value = static_cast<float>(at(filter, i));
@@ -35,7 +37,7 @@ std::vector<double> filter_values(const ConvShape& s, DType type) {
 
 Tensor packed_filter(const ConvShape& s, DType type, ConvPass pass) {
   auto& [backend, stream] = device();
-  Tensor filter = random_tensor(DType::f32, {s.filter_size()}, 99);
+  Tensor filter = random_tensor(DType::f32, {s.filter_size()}, kFilterSeed);
   Tensor packed(*stream, DType::u8, {backend->filter_format(*stream, s, type, pass).bytes});
   backend->pack_filter(*stream, s, type, pass, filter.data(), packed.data());
   return packed;
@@ -131,15 +133,44 @@ Op backward_filter(const Layer& layer, DType type) {
       .flops = static_cast<double>(s.flops())};
 }
 
+// Arguments: filter, packed. A packed filter is right if the convolution that reads it is.
+Op pack(const Layer& layer, DType type, ConvPass pass) {
+  ConvShape s = layer.shape;
+  bool ahead = pass == ConvPass::forward;
+  return {.name = fmt::format("pack_filter_{}/{}/{}", ahead ? "forward" : "backward_data", layer.name,
+                              name(type)),
+          .arguments = {{DType::f32, {s.filter_size()}}, {DType::u8, {1}}},
+          .run =
+              [=](Arguments& a) {
+                device().backend->pack_filter(*device().stream, s, type, pass, a[0].data(), a[1].data());
+              },
+          .error =
+              [=](const Arguments& a) {
+                Op reader = ahead ? forward(layer, type, false) : backward_data(layer, type);
+                Arguments of_reader = random_arguments(reader);
+                of_reader[1] = a[1];
+                reader.run(of_reader);
+                return reader.error(of_reader);
+              },
+          .prepare =
+              [=](Arguments& a) {
+                a[0] = random_tensor(DType::f32, {s.filter_size()}, kFilterSeed);
+                a[1] = Tensor(*device().stream, DType::u8,
+                              {device().backend->filter_format(*device().stream, s, type, pass).bytes});
+              }};
+}
+
 const bool registered = [] {
   for (DType type : {DType::f32, DType::bf16})
-    for (const std::vector<Layer>& layers : {resnet50(8), demo(32)})
-      for (const Layer& layer : layers) {
-        add(forward(layer, type, false));
-        add(forward(layer, type, true));
-        if (layer.shape.c > 3) add(backward_data(layer, type));  // nobody needs the gradient of an image
-        add(backward_filter(layer, type));
-      }
+    for (const Layer& layer : layers()) {
+      bool of_image = layer.shape.c <= 3;  // whose gradient nobody needs
+      add(pack(layer, type, ConvPass::forward));
+      add(forward(layer, type, false));
+      add(forward(layer, type, true));
+      if (!of_image) add(pack(layer, type, ConvPass::backward_data));
+      if (!of_image) add(backward_data(layer, type));
+      add(backward_filter(layer, type));
+    }
   return true;
 }();
 

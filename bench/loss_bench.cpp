@@ -1,6 +1,7 @@
-// Losses: the head's of ResNet-50 and BERT, and imitation at ResNet-50's block outputs.
+// Losses: the heads' of ResNet-50, the demo and BERT, and imitation at the blocks' outputs.
 
 #include "bench/op_bench.h"
+#include "bench/shapes.h"
 
 namespace taper::bench {
 namespace {
@@ -35,6 +36,29 @@ Op cross_entropy(int64_t rows, int64_t classes) {
                   return relative_error(at(a[3], i), want, 8, DType::f32);
                 });
                 return std::max(of_gradient, relative_error(at(a[2], 0), loss, loss, DType::f32));
+              }};
+}
+
+// Arguments: logits, labels, counts.
+Op count_correct(int64_t rows, int64_t classes) {
+  return {.name = fmt::format("count_correct/{}x{}/f32", rows, classes),
+          .arguments = {{DType::f32, {rows, classes}}, {DType::i32, {rows}}, {DType::i32, {2}}},
+          .run =
+              [=](Arguments& a) {
+                device().backend->count_correct(*device().stream, rows, classes, DType::f32, a[0].data(),
+                                                a[1].as<int32_t>(), a[2].as<int32_t>());
+              },
+          .error =
+              [=](const Arguments& a) {
+                int32_t first = 0, five = 0;
+                for (int64_t row = 0; row < rows; ++row) {
+                  int64_t label = row * classes + a[1].as<int32_t>()[row], before = 0;
+                  for (int64_t j = row * classes; j < (row + 1) * classes; ++j)
+                    before += at(a[0], j) > at(a[0], label) || (at(a[0], j) == at(a[0], label) && j < label);
+                  first += before < 1;
+                  five += before < 5;
+                }
+                return a[2].as<int32_t>()[0] == first && a[2].as<int32_t>()[1] == five ? 0.0 : HUGE_VAL;
               }};
 }
 
@@ -122,13 +146,18 @@ Op imitation(const ImitationShape& s, DType type, bool free) {
 }
 
 const bool registered = [] {
-  add(cross_entropy(8, 1000));
   add(cross_entropy(2048, 30522));
-  add(kl_divergence(8, 1000));
+  for (auto [rows, classes] : {std::pair<int64_t, int64_t>(8, 1000), {64, 10}}) {
+    add(cross_entropy(rows, classes));
+    add(count_correct(rows, classes));
+    add(kl_divergence(rows, classes));
+  }
   for (DType type : {DType::f32, DType::bf16}) {
-    add(squared_error(int64_t{8} * 56 * 56 * 256, type));
-    add(imitation({8 * 28 * 28, 512, 256, 1}, type, false));
-    add(imitation({8 * 28 * 28, 512, 256, 1}, type, true));
+    for (int64_t count : kActivations) add(squared_error(count, type));
+    for (bool free : {false, true}) {
+      add(imitation({8 * 28 * 28, 512, 256, 1}, type, free));
+      add(imitation({64 * 28 * 28, 128, 32, 1}, type, free));
+    }
   }
   return true;
 }();

@@ -1,5 +1,5 @@
-// Matrix products: BERT's and ResNet-50's linear layers with both gradients, attention's batched ones; bias
-// gradients.
+// Matrix products: the linear layers of BERT, ResNet-50 and the demo with both gradients, attention's batched
+// ones; bias gradients.
 
 #include "bench/op_bench.h"
 
@@ -64,9 +64,11 @@ const bool registered = [] {
     linear("bert_projection", kTokens, 768, 768);
     linear("bert_feed_forward", kTokens, 768, 3072);
     linear("resnet50_head", 8, 2048, 1000);
+    linear("demo_head", 64, 128, 10);
     add(matmul("attention_scores", {128, 128, 64, false, true, 192}, type, type, false));
     add(sum_rows(kTokens, 768, type));
     add(sum_rows(8, 1000, type));
+    add(sum_rows(64, 10, type));
   }
   return true;
 }();

@@ -89,22 +89,26 @@ Op batch_norm_backward(const std::string& layer, BatchNormShape s, DType type, b
               }};
 }
 
-Op batch_norm_inference(const std::string& layer, BatchNormShape s, DType type) {
+// Arguments: x, residual, scale, shift, y.
+Op batch_norm_inference(const std::string& layer, BatchNormShape s, DType type, bool residual) {
   Shape x = {s.rows, s.channels}, c = {s.channels};
-  return {.name = fmt::format("batch_norm_inference/{}/{}", layer, name(type)),
-          .arguments = {{type, x}, {DType::f32, c}, {DType::f32, c}, {type, x}},
-          .run =
-              [=](Arguments& a) {
-                device().backend->batch_norm_inference(*device().stream, s, type, a[0].data(), a[1].data(),
-                                                       a[2].data(), nullptr, a[3].data());
-              },
-          .error =
-              [=](const Arguments& a) {
-                return worst(a[0].size(), [&](int64_t i) {
-                  double want = at(a[0], i) * at(a[1], i % s.channels) + at(a[2], i % s.channels);
-                  return relative_error(at(a[3], i), std::max(0.0, want), 4, type);
-                });
-              }};
+  return {
+      .name = fmt::format("batch_norm_inference{}/{}/{}", residual ? "_add" : "", layer, name(type)),
+      .arguments = {{type, x}, {type, residual ? x : Shape{1}}, {DType::f32, c}, {DType::f32, c}, {type, x}},
+      .run =
+          [=](Arguments& a) {
+            device().backend->batch_norm_inference(*device().stream, s, type, a[0].data(), a[2].data(),
+                                                   a[3].data(), residual ? a[1].data() : nullptr,
+                                                   a[4].data());
+          },
+      .error =
+          [=](const Arguments& a) {
+            return worst(a[0].size(), [&](int64_t i) {
+              double want = at(a[0], i) * at(a[2], i % s.channels) + at(a[3], i % s.channels);
+              if (residual) want += at(a[1], i);
+              return relative_error(at(a[4], i), std::max(0.0, want), 4, type);
+            });
+          }};
 }
 
 // Arguments: x, residual, gamma, beta, sum, y, mean, rstd.
@@ -174,15 +178,13 @@ Op layer_norm_backward(int64_t rows, int64_t features, DType type) {
 
 const bool registered = [] {
   for (DType type : {DType::f32, DType::bf16}) {
-    for (const std::vector<Layer>& layers : {resnet50(8), demo(32)})
-      for (const Layer& layer : layers) {
+    for (const Layer& layer : layers())
+      for (bool residual : {false, true}) {
         const ConvShape& s = layer.shape;
         BatchNormShape shape{s.n * s.out_h() * s.out_w(), s.k, true};
-        add(batch_norm_forward(layer.name, shape, type, false));
-        add(batch_norm_forward(layer.name, shape, type, true));
-        add(batch_norm_backward(layer.name, shape, type, false));
-        add(batch_norm_backward(layer.name, shape, type, true));
-        add(batch_norm_inference(layer.name, shape, type));
+        add(batch_norm_forward(layer.name, shape, type, residual));
+        add(batch_norm_backward(layer.name, shape, type, residual));
+        add(batch_norm_inference(layer.name, shape, type, residual));
       }
     add(layer_norm_forward(2048, 768, type));
     add(layer_norm_backward(2048, 768, type));

@@ -5,6 +5,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <string>
@@ -80,19 +81,29 @@ double worst(int64_t count, F error) {
   return result;
 }
 
+inline Arguments random_arguments(const Op& op) {
+  Arguments result;
+  for (const auto& [type, shape] : op.arguments)
+    result.push_back(random_tensor(type, shape, static_cast<uint32_t>(result.size() + 1)));
+  if (op.prepare) op.prepare(result);
+  return result;
+}
+
 inline void time_op(benchmark::State& state, const Op& op) {
   constexpr int64_t kPastTheCache = int64_t{96} << 20;
-  std::vector<Arguments> copies;
+  std::vector<Arguments> copies = {random_arguments(op)};
   int64_t bytes = 0;
-  do {
-    Arguments arguments;
-    for (const auto& [type, shape] : op.arguments)
-      arguments.push_back(random_tensor(type, shape, static_cast<uint32_t>(arguments.size() + 1)));
-    if (op.prepare) op.prepare(arguments);
-    copies.push_back(std::move(arguments));
-    bytes = 0;
-    for (const Tensor& tensor : copies.back()) bytes += tensor.bytes();
-  } while (static_cast<int64_t>(copies.size()) * bytes < kPastTheCache && copies.size() < 64);
+  for (const Tensor& tensor : copies[0]) bytes += tensor.bytes();
+  // No more copies than calls: the first rounds, which find how many calls are worth timing, have few.
+  int64_t count = std::min({1 + kPastTheCache / bytes, int64_t{64}, state.max_iterations});
+  while (std::ssize(copies) < count) {
+    Arguments copy;
+    for (const Tensor& tensor : copies[0]) {
+      copy.emplace_back(*device().stream, tensor.dtype(), tensor.shape());
+      device().stream->copy(copy.back().data(), tensor.data(), tensor.bytes());
+    }
+    copies.push_back(std::move(copy));
+  }
 
   op.run(copies[0]);
   if (double error = op.error(copies[0]); !(error <= 1)) {

@@ -1,4 +1,4 @@
-// Pooling: ResNet-50's stem and its head.
+// Pooling: ResNet-50's stem and its head, and the demo's head.
 
 #include "bench/op_bench.h"
 
@@ -56,7 +56,8 @@ Op max_pool(const PoolShape& s, DType type, bool backward) {
 
 Op average_pool(int64_t n, int64_t pixels, int64_t c, DType type, bool backward) {
   Shape x = {n, pixels, c}, y = {n, c};
-  Op op{.name = fmt::format("average_pool_{}/head/{}", backward ? "backward" : "forward", name(type)),
+  Op op{.name = fmt::format("average_pool_{}/{}x{}x{}/{}", backward ? "backward" : "forward", n, pixels, c,
+                            name(type)),
         .arguments = {{type, x}, {type, y}},
         .run =
             [=](Arguments& a) {
@@ -90,6 +91,7 @@ const bool registered = [] {
     for (bool backward : {false, true}) {
       add(max_pool({8, 112, 112, 64, 3, 2, 1}, type, backward));
       add(average_pool(8, 49, 2048, type, backward));
+      add(average_pool(64, 49, 128, type, backward));
     }
   return true;
 }();
