@@ -9,24 +9,25 @@
 #   tidy      clang-tidy finds nothing
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
+#   cuda      nvcc compiles the kernels for every architecture; their registers, spills and instructions are within the budget
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
 #   bench     every benchmark runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit run tidy sanitize fuzz bench)
+all_parts=(format unit run cuda tidy sanitize fuzz bench)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
 fi
 jobs=$(nproc)
 
-sources() { git ls-files --cached --others --exclude-standard '*.cpp' '*.h'; }
+sources() { git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'; }
 
 build() {  # build PRESET FOLDER [cmake options...]
   local preset=$1 folder=$2
   shift 2
-  cmake --preset "$preset" "$@" >/dev/null
+  cmake --preset "$preset" -DTAPER_SIMT=ON -DTAPER_CUDA_INCLUDE="$(scripts/cuda-toolkit.sh headers)" "$@" >/dev/null
   cmake --build "$folder" --parallel "$jobs"
 }
 
@@ -73,6 +74,15 @@ part_fuzz() {
 python_environment() {
   [ -x .cache/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages .cache/venv
   .cache/venv/bin/pip install --quiet --requirement tests/requirements.txt
+}
+
+# Device code for real GPUs, by nvcc; no GPU is needed.
+part_cuda() {
+  local toolkit
+  toolkit=$(scripts/cuda-toolkit.sh compiler)
+  PATH=$toolkit:$PATH cmake --preset cuda -DTAPER_TESTS=OFF >/dev/null
+  cmake --build build-cuda --parallel "$jobs" --target taper_cuda
+  PATH=$toolkit:$PATH scripts/kernel_resources.py
 }
 
 # What the binary writes, read by the programs that it is written for.
