@@ -167,9 +167,9 @@ Tensor norm_forward(Tape& tape, const Tensor& x, const BatchNorm& norm, const Va
     tape.backend.batch_norm_forward(tape.stream, state.shape, tape.type, x.data(),
                                     norm.weight->value().data(), norm.bias->value().data(), add, norm.eps,
                                     y.data(), state.mean.data(), state.rstd.data(), variance.data());
-    if (void* mean = tape.statistic(*norm.running_mean)) {
+    if (void* mean = tape.report(*norm.running_mean)) {
       tape.stream.copy(mean, state.mean.data(), state.mean.bytes());
-      tape.stream.copy(tape.statistic(*norm.running_variance), variance.data(), variance.bytes());
+      tape.stream.copy(tape.report(*norm.running_variance), variance.data(), variance.bytes());
     }
   }
   if (state.shape.relu) state.y = y;

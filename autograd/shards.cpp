@@ -120,6 +120,10 @@ void ShardTree::merge(Stream& stream, Tensor& into, const Tensor& from, int64_t 
   backend_.add(stream, end - begin, type_, sum.data(), from.slice(begin, end - begin).data(), sum.data());
 }
 
+void ShardTree::merge_reports(ShardSums& into, const ShardSums& from) {
+  for (const auto& [offset, shards] : from.reports) into.reports[offset] += shards;
+}
+
 void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
   int64_t level = 0;
   stream.synchronize();  // another worker's stream may read the sums from now on
@@ -139,6 +143,7 @@ void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
     if (index % 2 == 1) std::swap(sums, other);  // the even one is the left operand
     merge(stream, sums.gradients, other.gradients, 0, gradients_);
     merge(stream, sums.statistics, other.statistics, 0, statistics_);
+    merge_reports(sums, other);
     stream.synchronize();  // `other` goes back to its stream's cache, and the sums to another worker
   }
   std::lock_guard lock(mutex_);
@@ -158,6 +163,7 @@ ShardSums ShardTree::total(Team& team) {
       if (i == chunks) return merge(stream, left.statistics, right.statistics, 0, statistics_);
       merge(stream, left.gradients, right.gradients, i * kChunk, std::min((i + 1) * kChunk, gradients_));
     });
+    merge_reports(left, right);
   }
   waiting_.clear();
   return left;

@@ -80,6 +80,7 @@ class ShardTree {
 
  private:
   void merge(Stream& stream, Tensor& into, const Tensor& from, int64_t begin, int64_t end) const;
+  static void merge_reports(ShardSums& into, const ShardSums& from);
   Backend& backend_;
   DType type_;
   int64_t shards_, gradients_, statistics_;

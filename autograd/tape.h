@@ -1,7 +1,9 @@
 #pragma once
 // Reverse-mode differentiation: nodes in the order of their creation, walked once in reverse.
 
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -26,6 +28,8 @@ struct ShardSums {
   Tensor gradients;  ///< of ParameterStore::values(), accumulator type; undefined: nothing is trained
   Tensor
       statistics;  ///< each batch norm's mean and unbiased variance, laid out as ParameterStore::statistics()
+  /// By its offset in `statistics`: how many shards have reported it. What none has is not among them.
+  std::map<int64_t, int64_t> reports = {};
 };
 
 /// One shard's computation on one worker's stream. Not thread-safe and never global: each worker has its own.
@@ -51,10 +55,11 @@ class Tape {
   bool trains(const Parameter& p) const { return recording() && sums_->gradients.defined() && p.trainable; }
   /// Where `p`'s gradient is added up.
   void* gradient(const Parameter& p) const { return sums_->gradients.slice(p.offset, p.size).data(); }
-  /// Where a batch norm puts its statistics; null where nobody collects them.
-  void* statistic(const Parameter& p) const {
-    return sums_ != nullptr && sums_->statistics.defined() ? sums_->statistics.slice(p.offset, p.size).data()
-                                                           : nullptr;
+  /// Where a batch norm has to put the statistic that it reports; null where nobody collects them.
+  void* report(const Parameter& p) const {
+    if (sums_ == nullptr || !sums_->statistics.defined()) return nullptr;
+    sums_->reports[p.offset] = 1;
+    return sums_->statistics.slice(p.offset, p.size).data();
   }
 
   Tensor empty(Shape shape) const { return Tensor(stream, type, std::move(shape)); }

@@ -133,16 +133,19 @@ void Optimizer::swap_average(Team& team) {
   for (Parameter& p : store_.all()) p.changed();
 }
 
-void update_statistics(Team& team, Network& network, const Tensor& sum, int64_t shards, double momentum) {
+void update_statistics(Team& team, Network& network, const ShardSums& sums, double momentum) {
   team.run_one([&](Stream& stream) {
     for (const BatchNorm& norm : network.norms()) {
       if (!norm.weight->trainable) continue;
       double move = momentum < 0 ? norm.momentum : momentum;
       for (Parameter* statistic : {norm.running_mean, norm.running_variance}) {
+        auto reports = sums.reports.find(statistic->offset);
+        if (reports == sums.reports.end()) continue;
         Tensor running = statistic->value();
-        Tensor batch = sum.slice(statistic->offset, statistic->size);
-        team.backend().axpby(stream, running.size(), running.dtype(), move / static_cast<double>(shards),
-                             batch.data(), 1 - move, running.data());
+        Tensor sum = sums.statistics.slice(statistic->offset, statistic->size);
+        team.backend().axpby(stream, running.size(), running.dtype(),
+                             move / static_cast<double>(reports->second), sum.data(), 1 - move,
+                             running.data());
         statistic->changed();
       }
     }

@@ -66,7 +66,8 @@ class Optimizer {
 };
 
 /// Moves the running statistics of the batch norms whose weights are trainable: running = (1 - momentum)
-/// running + momentum (sum / shards). `momentum` < 0: each norm's own.
-void update_statistics(Team& team, Network& network, const Tensor& sum, int64_t shards, double momentum = -1);
+/// running + momentum (sum / shards that reported it). What no shard reported, because the norm did not run
+/// or ran in evaluation mode, stays as it is. `momentum` < 0: each norm's own.
+void update_statistics(Team& team, Network& network, const ShardSums& sums, double momentum = -1);
 
 }  // namespace taper

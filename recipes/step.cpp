@@ -32,7 +32,6 @@ namespace {
 struct Summed {
   ShardSums sums;
   double loss = 0;
-  int64_t shards = 0;  // that had samples
 };
 
 // One pass over a batch; with gradients only if `backward`.
@@ -55,7 +54,7 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
     }
     tree.finish(stream, i, std::move(sums));
   });
-  return {tree.total(c.team), tree_sum(losses), std::min(c.shards, batch.count)};
+  return {tree.total(c.team), tree_sum(losses)};
 }
 
 }  // namespace
@@ -77,8 +76,7 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
     outcome.non_finite = "the gradient of " + update.non_finite;
     return outcome;
   }
-  if (summed.sums.statistics.defined())
-    update_statistics(c.team, c.network, summed.sums.statistics, summed.shards);
+  update_statistics(c.team, c.network, summed.sums);
   optimizer.average(c.team);
   refresh(c.team, c.network.store());
   return outcome;
@@ -90,9 +88,7 @@ void estimate_statistics(const StepContext& c, Loader& loader, int64_t batches, 
     Batch batch = loader.next();
     if (batch.count < c.shards) continue;  // a shard without samples has no statistics
     Summed summed = run_shards(c, batch, objective, false);
-    if (summed.sums.statistics.defined())
-      update_statistics(c.team, c.network, summed.sums.statistics, summed.shards,
-                        1.0 / static_cast<double>(++seen));
+    update_statistics(c.team, c.network, summed.sums, 1.0 / static_cast<double>(++seen));
   }
 }
 

@@ -259,6 +259,33 @@ TEST(Step, MovesStatisticsOfTrainedNorms) {
   EXPECT_EQ(s.values("layer2.0.bn1.running_var"), kept_variance);
 }
 
+// A trained norm that runs in evaluation mode reports nothing, be it in all shards or in some.
+TEST(Step, LeavesStatisticsThatNoShardReported) {
+  Setting s = on_reference(4);
+  auto statistics = [&] { return s.values([](const Parameter& p) { return p.is_statistic(); }); };
+  auto before = statistics(), weights = s.parameters();
+  Optimizer optimizer(s.team, s.network->store(), {});
+  s.step(batch(8), classify(*s.network, true), optimizer, 0.1);
+  EXPECT_EQ(statistics(), before);
+  EXPECT_NE(s.parameters(), weights);
+
+  // Where one of four shards trains, the mean is its own: as that of a batch of nothing else.
+  Batch images = batch(8), begin = images;
+  begin.count = 2;
+  begin.images.resize(2 * kSize * kSize);
+  begin.labels.resize(2);
+  Setting alone = on_reference(1), one = on_reference(4);
+  Optimizer first(alone.team, alone.network->store(), {}), second(one.team, one.network->store(), {});
+  alone.step(begin, classify(*alone.network, false), first, 0.1);
+  Objective first_trains = [&](Tape& tape, const ShardInput& input) {
+    double pixel = input.images->value.host<double>(tape.stream)[0];
+    return classify(*one.network, static_cast<float>(pixel) != images.images[0])(tape, input);
+  };
+  one.step(images, first_trains, second, 0.1);
+  for (const Parameter& p : alone.network->store().all())
+    if (p.is_statistic()) EXPECT_EQ(one.values(p.name), alone.values(p.name)) << p.name;
+}
+
 TEST(Step, LeavesEverythingWhereTheLossIsNotFinite) {
   Setting s = on_cpu(2, 2);
   auto before = s.values();
