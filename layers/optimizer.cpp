@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "layers/finite.h"
+
 namespace taper {
 
 namespace {
@@ -49,17 +51,7 @@ Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& 
 
 double Optimizer::mean_gradient_norm(Team& team, const Tensor& gradients, double count,
                                      std::string& non_finite) {
-  constexpr int64_t kGroup = 16;  // tensors to a task
-  auto tensors = static_cast<int64_t>(segments_.size());
-  std::vector<double> squares(segments_.size());
-  team.run((tensors + kGroup - 1) / kGroup, [&](Stream& stream, int64_t task) {
-    auto begin = static_cast<size_t>(task * kGroup);
-    auto size = static_cast<size_t>(std::min(kGroup, tensors - task * kGroup));
-    Tensor sums(stream, DType::f64, {static_cast<int64_t>(size)});
-    team.backend().sum_of_squares(stream, std::span(segments_).subspan(begin, size), type_, gradients.data(),
-                                  sums.as<double>());
-    stream.download(squares.data() + begin, sums.data(), sums.bytes());
-  });
+  std::vector<double> squares = sums_of_squares(team, segments_, gradients);
   double sum = 0;
   for (size_t i = 0; i < squares.size(); ++i) {
     if (!std::isfinite(squares[i])) {

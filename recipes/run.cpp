@@ -1,6 +1,7 @@
 #include "recipes/run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "recipes/report.h"
@@ -121,7 +122,7 @@ void Run::save() {
 }
 
 void Run::save_best(const std::string& network, const Accuracy& accuracy) {
-  if (best_.contains(network) && accuracy.top1 <= best_[network]) return;
+  if (!std::isfinite(accuracy.loss) || (best_.contains(network) && accuracy.top1 <= best_[network])) return;
   best_[network] = accuracy.top1;
   HostTensors weights = models_.save(network);
   checkpoints_.save_best(

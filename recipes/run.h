@@ -46,7 +46,9 @@ class Run {
   Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command);
 
   /// Trains to the end; or, once stop_requested, saves and returns false. A non-finite loss or gradient is a
-  /// Failure that names step, block and tensor, thrown before any weight changed.
+  /// Failure that names step, block and tensor, thrown before any weight changed. So is a weight that the
+  /// last step before a checkpoint left non-finite, before anything is saved, and what a stage or unit ends
+  /// with: its statistics, its imitation error, its loss on the test images.
   bool train();
 
  private:
@@ -77,8 +79,12 @@ class Run {
   Job make_job();
   bool run_unit(Job& job);
   void end_unit(Job& job);
+  void estimate(const Job& job, const char* when);
   void evaluate_and_log(const Job& job);
-  [[noreturn]] void refuse(const Job& job, const std::string& what, const Batch& batch);
+  void require_finite_weights(const Job& job);
+  std::string origin(const Job& job, const Batch& batch);
+  [[noreturn]] void refuse(const Job& job, const std::string& when, const std::string& what,
+                           const std::string& remark) const;
   uint64_t key() const;
 
   const Configuration configuration_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "layers/finite.h"
 #include "recipes/run.h"
 #include "recipes/step.h"
 #include "runtime/error.h"
@@ -51,7 +52,7 @@ bool all_finite(Tape& tape, const Tensor& value) {
 
 // The first part of a network, in training mode, whose output holds a NaN or infinity; empty if all are
 // finite.
-std::string first_non_finite(Tape& tape, const BridgedNetwork& model, const Var& images) {
+std::string first_non_finite_part(Tape& tape, const BridgedNetwork& model, const Var& images) {
   const Network& network = model.network();
   Var x = model.stem(tape, images);
   if (!all_finite(tape, x->value)) return "the output of the stem";
@@ -185,10 +186,7 @@ bool Run::run_unit(Job& job) {
   Model& model = models_[job.network];
   StepContext where = context(job.network);
   if (position_.step == 0 && !job.targets.empty()) {
-    Loader loader = images_.train_batches(job.options, fold(key(), hash("before")), 0,
-                                          configuration_.imitate.statistics_batches);
-    estimate_statistics(where, loader, configuration_.imitate.statistics_batches,
-                        imitation_->objective(job.targets, Imitation::Input::sequential));
+    estimate(job, "before");
     errors_before_ = imitation_->errors(job.targets);
   }
   optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer);
@@ -213,7 +211,9 @@ bool Run::run_unit(Job& job) {
     Batch batch = loader.next();
     double lr = job.plan.schedule.rate(position_.step);
     StepOutcome outcome = train_step(where, batch, job.objective, *optimizer_, lr);
-    if (!outcome.non_finite.empty()) refuse(job, outcome.non_finite, batch);
+    if (!outcome.non_finite.empty())
+      refuse(job, fmt::format("step {}", position_.step + 1), outcome.non_finite,
+             origin(job, batch) + ". No weight was changed by this step");
     if (batch.skipped > 0) log_->skipped(skipped_ += batch.skipped);
     ++position_.step;
     ++sequence_;
@@ -233,16 +233,19 @@ bool Run::run_unit(Job& job) {
     auto due = [&](int64_t every) {
       return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
     };
-    bool ended = position_.step == job.plan.steps;
+    bool ended = position_.step == job.plan.steps, saves = !ended && due(job.options.checkpoint_every);
+    // The next step would find out; but here there is none, or it would come too late.
+    if (ended || saves) require_finite_weights(job);
     if (job.targets.empty() && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
     if (stop_requested) {
+      require_finite_weights(job);
       save();
       log_->message(
           fmt::format("stopped after step {} of {}; everything is saved, --resume goes on from here",
                       position_.step, stage()));
       return false;
     }
-    if (!ended && due(job.options.checkpoint_every)) save();
+    if (saves) save();
   }
   end_unit(job);
   return true;
@@ -252,17 +255,18 @@ void Run::end_unit(Job& job) {
   optimizer_->swap_average(*engine_.team);
   optimizer_.reset();
   if (!job.targets.empty()) {
-    Loader loader = images_.train_batches(job.options, fold(key(), hash("after")), 0,
-                                          configuration_.imitate.statistics_batches);
-    estimate_statistics(context(job.network), loader, configuration_.imitate.statistics_batches,
-                        imitation_->objective(job.targets, Imitation::Input::sequential));
+    estimate(job, "after");
     std::vector<double> errors_after = imitation_->errors(job.targets);
-    for (size_t i = 0; i < job.targets.size(); ++i)
+    for (size_t i = 0; i < job.targets.size(); ++i) {
+      if (!std::isfinite(errors_after[i]))
+        refuse(job, "after the last step", "the imitation error of " + job.targets[i].name,
+               "nothing of it was saved");
       log_->unit({.stage = stage(),
                   .unit = &job.targets[i] - imitation_->targets().data(),
                   .name = job.targets[i].name,
                   .error_before = errors_before_[i],
                   .error_after = errors_after[i]});
+    }
     if (position_.unit + 1 == units()) imitation_->finish();
   }
   if (job.targets.empty() || position_.unit + 1 == units()) evaluate_and_log(job);
@@ -272,9 +276,22 @@ void Run::end_unit(Job& job) {
   if (position_.unit < units()) save();
 }
 
+// Estimates the running statistics of what a unit trains anew, `when` it is "before" or "after" its steps.
+void Run::estimate(const Job& job, const char* when) {
+  int64_t batches = configuration_.imitate.statistics_batches;
+  Loader loader = images_.train_batches(job.options, fold(key(), hash(when)), 0, batches);
+  auto found = estimate_statistics(context(job.network), loader, batches,
+                                   imitation_->objective(job.targets, Imitation::Input::sequential));
+  if (found)
+    refuse(job, fmt::format("statistics {} its steps", when), found->what,
+           origin(job, found->batch) + ". Nothing of it was saved");
+}
+
 void Run::evaluate_and_log(const Job& job) {
   if (optimizer_) optimizer_->swap_average(*engine_.team);
   Accuracy accuracy = evaluate(engine_, images_, images_.test(), models_[job.network]);
+  if (position_.step == job.plan.steps && !std::isfinite(accuracy.loss))
+    refuse(job, "after the last step", "the loss on the test images", "nothing of it was saved");
   log_->evaluate({.stage = stage(),
                   .unit = !job.targets.empty() ? position_.unit : -1,
                   .step = position_.step,
@@ -287,7 +304,14 @@ void Run::evaluate_and_log(const Job& job) {
   if (optimizer_) optimizer_->swap_average(*engine_.team);
 }
 
-void Run::refuse(const Job& job, const std::string& what, const Batch& batch) {
+void Run::require_finite_weights(const Job& job) {
+  std::string tensor = first_non_finite(*engine_.team, models_[job.network].network->store());
+  if (!tensor.empty())
+    refuse(job, fmt::format("after step {}", position_.step), tensor, "nothing of it was saved");
+}
+
+// Where in the networks a batch first gives a NaN or infinity.
+std::string Run::origin(const Job& job, const Batch& batch) {
   std::string place;
   engine_.team->run_one([&](Stream& stream) {
     auto look = [&](const std::string& network, bool training) {
@@ -297,22 +321,24 @@ void Run::refuse(const Job& job, const std::string& what, const Batch& batch) {
         Tape tape(*engine_.backend, stream, engine_.type);
         tape.training = training;
         ShardInput input = upload(tape, batch, begin, end, images_.image_size(), images_.channels());
-        place = first_non_finite(tape, *models_[network].bridged, input.images);
+        place = first_non_finite_part(tape, *models_[network].bridged, input.images);
         if (!place.empty()) place += " of the " + network + " network";
       }
     };
     if (job.teacher_flops > 0) look("wide", false);
     if (place.empty()) look(job.network, true);
   });
+  return place.empty() ? "every block's output is finite, so it arose in the loss or on the way back"
+                       : "it first appears in " + place;
+}
+
+void Run::refuse(const Job& job, const std::string& when, const std::string& what,
+                 const std::string& remark) const {
   throw Failure(
-      "stage {}{}, step {}: {} is not finite; {}. No weight was changed by this step; the last checkpoint is "
-      "whole. A lower {}.lr, "
-      "{}.clip_norm or a longer warm-up usually cures it",
-      stage(), job.targets.size() == 1 ? ", unit " + job.targets[0].name : "", position_.step + 1, what,
-      place.empty()
-          ? std::string("every block's output is finite, so it arose in the loss or on the way back")
-          : "it first appears in " + place,
-      stage(), stage());
+      "stage {}{}, {}: {} is not finite; {}. The last checkpoint is whole. A lower {}.lr, {}.clip_norm or a "
+      "longer warm-up usually cures it",
+      stage(), job.targets.size() == 1 ? ", unit " + job.targets[0].name : "", when, what, remark, stage(),
+      stage());
 }
 
 }  // namespace taper

@@ -1,6 +1,9 @@
 #include "recipes/step.h"
 
 #include <cmath>
+#include <utility>
+
+#include "layers/finite.h"
 
 namespace taper {
 
@@ -57,6 +60,12 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
   return {tree.total(c.team), tree_sum(losses)};
 }
 
+std::string non_finite(const StepContext& c, const Summed& summed) {
+  if (!std::isfinite(summed.loss)) return "the loss";
+  std::string statistic = first_non_finite(c.team, c.network, summed.sums);
+  return statistic.empty() ? "" : "the batch's " + statistic;
+}
+
 }  // namespace
 
 StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective& objective,
@@ -65,10 +74,8 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
   if (batch.count == 0) return outcome;
   Summed summed = run_shards(c, batch, objective, true);
   outcome.loss = summed.loss / static_cast<double>(batch.count);
-  if (!std::isfinite(outcome.loss)) {
-    outcome.non_finite = "the loss";
-    return outcome;
-  }
+  outcome.non_finite = non_finite(c, summed);
+  if (!outcome.non_finite.empty()) return outcome;
   Optimizer::Outcome update =
       optimizer.step(c.team, summed.sums.gradients, static_cast<double>(batch.count), lr);
   outcome.gradient_norm = update.gradient_norm;
@@ -82,14 +89,18 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
   return outcome;
 }
 
-void estimate_statistics(const StepContext& c, Loader& loader, int64_t batches, const Objective& objective) {
+std::optional<NonFinite> estimate_statistics(const StepContext& c, Loader& loader, int64_t batches,
+                                             const Objective& objective) {
   int64_t seen = 0;
   for (int64_t i = 0; i < batches; ++i) {
     Batch batch = loader.next();
     if (batch.count < c.shards) continue;  // a shard without samples has no statistics
     Summed summed = run_shards(c, batch, objective, false);
+    if (std::string what = non_finite(c, summed); !what.empty())
+      return NonFinite{std::move(what), std::move(batch)};
     update_statistics(c.team, c.network, summed.sums, 1.0 / static_cast<double>(++seen));
   }
+  return std::nullopt;
 }
 
 }  // namespace taper

@@ -3,6 +3,7 @@
 // then one update.
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "autograd/shards.h"
@@ -38,18 +39,25 @@ struct StepContext {
 struct StepOutcome {
   double loss = 0;  ///< mean over the batch
   double gradient_norm = 0;
-  std::string
-      non_finite;  ///< "the loss", or the tensor whose gradient is not finite: then nothing was changed
+  /// What is not finite, named: the loss, a statistic of the batch, or a gradient. Then nothing was changed.
+  std::string non_finite;
 };
 
 /// Trains what is trainable in the network. The number of workers changes no bit.
 StepOutcome train_step(const StepContext& context, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr);
 
+/// What was not finite, and on which batch.
+struct NonFinite {
+  std::string what;
+  Batch batch;
+};
+
 /// Runs the objective in training mode without training: `batches` steps from `loader`, whose mean statistics
-/// become the running ones of the norms that are trainable.
-void estimate_statistics(const StepContext& context, Loader& loader, int64_t batches,
-                         const Objective& objective);
+/// become the running ones of the norms that are trainable. Stops at a batch whose loss or statistics are not
+/// finite, before they have moved anything.
+std::optional<NonFinite> estimate_statistics(const StepContext& context, Loader& loader, int64_t batches,
+                                             const Objective& objective);
 
 /// The sum of all values in a fixed binary tree.
 double tree_sum(const std::vector<double>& values);

@@ -228,6 +228,35 @@ TEST_F(RunTest, NaNStopsBeforeAnyWeightChanges) {
   EXPECT_THAT(again.text, HasSubstr("is not finite"));
 }
 
+// No step follows the last one of a unit or a stage: it is found all the same, and not saved.
+TEST_F(RunTest, WhatTheLastStepSpoilsIsNotSaved) {
+  ASSERT_EQ(run(train(folder_ / "wide", {"--set", "stages=[\"wide\"]"})).code, 0);
+  struct Case {
+    std::vector<std::string> settings;
+    std::string says;
+  };
+  int number = 0;
+  for (const Case& c :
+       {// The only step leaves weights that are infinite, or so large that what they compute is.
+        Case{{"stages=[\"wide\",\"imitate\"]", "imitate.steps=1", "imitate.lr=1e300"},
+             "stage imitate, unit layer1.0, after step 1: layer1.0."},
+        Case{{"stages=[\"wide\",\"imitate\"]", "imitate.steps=1", "imitate.lr=1e32"},
+             "stage imitate, unit layer1.0, statistics after its steps: "},
+        Case{{"stages=[\"wide\",\"baseline\"]", "baseline.steps=1", "baseline.lr=1e300"},
+             "stage baseline, after step 1: "},
+        Case{{"stages=[\"wide\",\"baseline\"]", "baseline.steps=1", "baseline.lr=1e32"},
+             "stage baseline, after the last step: the loss on the test images is not finite"}}) {
+    std::vector<std::string> settings;
+    for (const std::string& setting : c.settings) settings.insert(settings.end(), {"--set", setting});
+    fs::path output = folder_ / std::to_string(number++);
+    Result result = run(train(output, settings));
+    EXPECT_EQ(result.code, 1) << result.text;
+    EXPECT_THAT(result.text, HasSubstr(c.says));
+    EXPECT_THAT(result.text, HasSubstr("is not finite"));
+    EXPECT_EQ(weights(output), weights(folder_ / "wide")) << "something was saved";
+  }
+}
+
 TEST_F(RunTest, RefusesWhatMakesNoSense) {
   fs::path output = folder_ / "run";
   ASSERT_EQ(run(train(output)).code, 0);

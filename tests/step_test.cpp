@@ -282,8 +282,10 @@ TEST(Step, LeavesStatisticsThatNoShardReported) {
     return classify(*one.network, static_cast<float>(pixel) != images.images[0])(tape, input);
   };
   one.step(images, first_trains, second, 0.1);
-  for (const Parameter& p : alone.network->store().all())
-    if (p.is_statistic()) EXPECT_EQ(one.values(p.name), alone.values(p.name)) << p.name;
+  for (const Parameter& p : alone.network->store().all()) {
+    if (!p.is_statistic()) continue;
+    EXPECT_EQ(one.values(p.name), alone.values(p.name)) << p.name;
+  }
 }
 
 TEST(Step, LeavesEverythingWhereTheLossIsNotFinite) {
@@ -293,6 +295,35 @@ TEST(Step, LeavesEverythingWhereTheLossIsNotFinite) {
   Batch spoilt = batch(4);
   spoilt.images[40] = NAN;
   EXPECT_EQ(s.step(spoilt, classify(*s.network, false), optimizer, 0.1).non_finite, "the loss");
+  EXPECT_EQ(s.values(), before);
+  EXPECT_EQ(optimizer.steps(), 0);
+}
+
+// Behind a finite loss: on the way back, or in the batch's statistics alone.
+TEST(Step, LeavesEverythingWhereAGradientOrAStatisticIsNotFinite) {
+  Setting s = on_cpu(2, 2);
+  auto before = s.values();
+  Optimizer optimizer(s.team, s.network->store(), {.weight_decay = 0.1, .ema_decay = 0.5});
+  Objective infinite = [&](Tape& tape, const ShardInput& input) {
+    Var logits = s.network->forward(tape, input.images);
+    Tensor loss = cross_entropy(tape, logits, input.labels, 0);
+    std::vector<float> slopes(static_cast<size_t>(logits->value.size()), 0);
+    slopes.back() = INFINITY;
+    Tensor slope = Tensor::from<float>(tape.stream, logits->value.shape(), slopes);
+    tape.record_loss([&tape, logits, slope] { tape.accumulate(logits, slope); });
+    return loss;
+  };
+  StepOutcome outcome = s.step(batch(4), infinite, optimizer, 0.1);
+  EXPECT_TRUE(std::isfinite(outcome.loss));
+  EXPECT_EQ(outcome.non_finite.substr(0, 16), "the gradient of ");
+  EXPECT_EQ(s.values(), before);
+
+  // A variance of 1e60 is infinite in f32; what is normalised by it is 0.
+  Batch huge = batch(4);
+  for (float& pixel : huge.images) pixel *= 1e30F;
+  outcome = s.step(huge, classify(*s.network, false), optimizer, 0.1);
+  EXPECT_TRUE(std::isfinite(outcome.loss));
+  EXPECT_EQ(outcome.non_finite, "the batch's bn1.running_var");
   EXPECT_EQ(s.values(), before);
   EXPECT_EQ(optimizer.steps(), 0);
 }
