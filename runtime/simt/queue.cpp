@@ -99,14 +99,17 @@ cudaError_t take_failure(CUstream_st& stream) {
   return remember_failure(std::exchange(stream.failure, {}));
 }
 
+bool pending(const CUstream_st& stream) { return stream.busy || !stream.items.empty(); }
+
+// A step at a time, for other threads may add streams meanwhile, and destroy those that they have drained.
 void drain_all(Lock& lock) {
   drain(lock, streams().legacy);
-  for (bool done = false; !done;) {  // other threads may add streams meanwhile
-    auto pending = std::find_if(streams().live.begin(), streams().live.end(), [](const CUstream_st* stream) {
-      return stream->busy || !stream->items.empty();
-    });
-    done = pending == streams().live.end();
-    if (!done) drain(lock, **pending);
+  while (true) {
+    step_elsewhere(lock);
+    auto found = std::find_if(streams().live.begin(), streams().live.end(),
+                              [](const CUstream_st* stream) { return pending(*stream); });
+    if (found == streams().live.end()) return;
+    advance(lock, **found);
   }
 }
 
@@ -117,7 +120,8 @@ cudaError_t push(Lock& lock, CUstream_st& stream, Item item) {
   if (legacy) {
     const std::vector<CUstream_st*> before(streams().live.begin(), streams().live.end());
     for (CUstream_st* other : before)
-      if (other->waits_for_legacy && streams().live.contains(other)) drain(lock, *other);
+      while (streams().live.contains(other) && other->waits_for_legacy && pending(*other))
+        advance(lock, *other);
   }
   stream.items.push_back(std::move(item));
   if (legacy || !late()) {
