@@ -36,7 +36,23 @@ const std::vector<NamedShape>& shapes() {
       {"one_pixel", {.n = 1, .h = 1, .w = 1, .c = 1, .k = 1, .r = 1, .s = 1}},
       {"one_pixel_of_padding", {.n = 3, .h = 1, .w = 1, .c = 4, .k = 4, .r = 3, .s = 3, .padding = 1}},
       {"deep", {.n = 1, .h = 4, .w = 4, .c = 256, .k = 40, .r = 3, .s = 3, .padding = 1}},
+      {"grouped_stride_2",
+       {.n = 1, .h = 6, .w = 7, .c = 32, .k = 16, .r = 3, .s = 3, .stride = 2, .padding = 1, .groups = 2}},
+      {"wide", {.n = 3, .h = 7, .w = 9, .c = 72, .k = 140, .r = 3, .s = 2, .padding = 1}},
+      {"wide_odd", {.n = 1, .h = 6, .w = 7, .c = 13, .k = 70, .r = 3, .s = 3, .padding = 1}},
+      {"wide_parts", {.n = 3, .h = 14, .w = 13, .c = 72, .k = 72, .r = 1, .s = 1}},
       {"many_pixels", {.n = 4, .h = 28, .w = 28, .c = 8, .k = 8, .r = 3, .s = 3, .padding = 1}},
+  };
+  return all;
+}
+
+/// Strides whose phases meet none, some or all of the taps: the data gradient's trouble alone.
+const std::vector<NamedShape>& strided_shapes() {
+  static const std::vector<NamedShape> all = {
+      {"stride_3_dilation_2",
+       {.n = 1, .h = 10, .w = 11, .c = 8, .k = 8, .r = 4, .s = 3, .stride = 3, .padding = 2, .dilation = 2}},
+      {"stride_4_dilation_2",
+       {.n = 1, .h = 11, .w = 9, .c = 8, .k = 8, .r = 4, .s = 3, .stride = 4, .padding = 3, .dilation = 2}},
   };
   return all;
 }
@@ -162,9 +178,21 @@ TEST_P(Conv, ForwardOfLargeAndSmallMagnitudes) {
       IsEmpty());
 }
 
+// Padding is not there: an infinity in the filter meets no zeros beside the image.
+TEST_P(Conv, FiltersThatAreNotFinite) {
+  for (size_t i : {0, 2, 8}) {
+    const auto& [name, shape] = shapes()[i];
+    Case forward = forward_case(name, shape, {true, true, false}).plant_all({"filter"});
+    EXPECT_THAT(check_conv(GetParam(), forward), IsEmpty());
+    Case backward = backward_data_case(name, shape).plant_all({"filter"});
+    EXPECT_THAT(check_conv(GetParam(), backward), IsEmpty());
+  }
+}
+
 TEST_P(Conv, BackwardData) {
-  for (const auto& [name, shape] : shapes())
-    EXPECT_THAT(check_conv(GetParam(), backward_data_case(name, shape)), IsEmpty());
+  for (const auto& all : {shapes(), strided_shapes()})
+    for (const auto& [name, shape] : all)
+      EXPECT_THAT(check_conv(GetParam(), backward_data_case(name, shape)), IsEmpty());
 }
 
 TEST_P(Conv, BackwardFilter) {

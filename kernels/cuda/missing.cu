@@ -12,22 +12,6 @@ namespace {
 
 }  // namespace
 
-FilterFormat CudaBackend::filter_format(Stream&, const ConvShape&, DType, ConvPass) {
-  missing("filter_format");
-}
-void CudaBackend::pack_filter(Stream&, const ConvShape&, DType, ConvPass, const void*, void*) {
-  missing("pack_filter");
-}
-void CudaBackend::conv_forward(Stream&, const ConvShape&, DType, const void*, const void*,
-                               const ConvEpilogue&, void*) {
-  missing("conv_forward");
-}
-void CudaBackend::conv_backward_data(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
-  missing("conv_backward_data");
-}
-void CudaBackend::conv_backward_filter(Stream&, const ConvShape&, DType, const void*, const void*, void*) {
-  missing("conv_backward_filter");
-}
 void CudaBackend::attention_forward(Stream&, const AttentionShape&, DType, const void*, void*, void*) {
   missing("attention_forward");
 }
