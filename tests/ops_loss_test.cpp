@@ -19,7 +19,7 @@ using ::testing::IsEmpty;
 struct Extent {
   int64_t rows, classes;
 };
-const std::vector<Extent> kExtents = {{1, 1}, {4, 10}, {33, 7}, {3, 1000}, {128, 16}};
+const std::vector<Extent> kExtents = {{1, 1}, {4, 10}, {33, 7}, {3, 1000}, {40, 16}, {2, 2051}};
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 

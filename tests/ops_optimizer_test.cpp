@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/op_inputs.h"
+#include "tests/op_run.h"
 #include "tests/op_table.h"
 
 namespace taper::ops {
@@ -99,11 +100,12 @@ Case adamw_case(const std::string& name, const AdamW& rule, double scale, std::v
       .plant_all({"gradient"});
 }
 
-Case sum_of_squares_case(const std::string& name, std::vector<double> x) {
+Case sum_of_squares_case(const std::string& name, std::vector<double> x,
+                         const std::vector<Segment>& segments = kSegments) {
   Case result{.name = "sum_of_squares " + name,
               .call =
-                  [](Backend& backend, Stream& stream, DType type, const Pointers& p) {
-                    backend.sum_of_squares(stream, kSegments, accumulator(type), p["x"],
+                  [segments](Backend& backend, Stream& stream, DType type, const Pointers& p) {
+                    backend.sum_of_squares(stream, segments, accumulator(type), p["x"],
                                            p.get<double>("squares"));
                   },
               .bound =
@@ -113,7 +115,7 @@ Case sum_of_squares_case(const std::string& name, std::vector<double> x) {
                     return Values{{"squares", squares}};
                   }};
   return result.input("x", Kind::accumulator, std::move(x))
-      .output("squares", Kind::f64, static_cast<int64_t>(kSegments.size()))
+      .output("squares", Kind::f64, static_cast<int64_t>(segments.size()))
       .plant_all({"x"});
 }
 
@@ -154,6 +156,16 @@ TEST_P(Optimizer, SumOfSquares) {
   // Squares beyond the range of float, and below it.
   EXPECT_THAT(check(GetParam(), sum_of_squares_case("large", inputs.magnitudes(kSize, 20, 38))), IsEmpty());
   EXPECT_THAT(check(GetParam(), sum_of_squares_case("small", inputs.magnitudes(kSize, -37, -25))), IsEmpty());
+}
+
+// More than the tensors of a deep network, and empty ones among them; sums of whole numbers are exact.
+TEST_P(Optimizer, SumOfSquaresOfManySegments) {
+  std::vector<Segment> segments;
+  for (int64_t i = 0; i < 600; ++i) segments.push_back({.offset = 7 * i, .size = i % 8});
+  Case many = sum_of_squares_case("many segments", Inputs("many").integers(7 * 600, 9), segments);
+  const auto& [backend, type] = GetParam();
+  std::unique_ptr<Stream> stream = backend->make_stream(1);
+  EXPECT_EQ(run(*backend, *stream, type, many).values, reference(many));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Optimizer, ::testing::ValuesIn(subjects()),

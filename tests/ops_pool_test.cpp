@@ -28,6 +28,7 @@ const std::vector<NamedShape>& shapes() {
       {"gaps", {.n = 1, .h = 9, .w = 8, .c = 3, .size = 2, .stride = 3, .padding = 1}},
       {"stride 1", {.n = 1, .h = 5, .w = 5, .c = 8, .size = 5, .stride = 1, .padding = 2}},
       {"largest", {.n = 1, .h = 15, .w = 16, .c = 2, .size = 15, .stride = 4, .padding = 7}},
+      {"wide", {.n = 1, .h = 2, .w = 5, .c = 520, .size = 2, .stride = 1, .padding = 1}},
       {"one pixel", {.n = 3, .h = 1, .w = 1, .c = 4, .size = 1, .stride = 1, .padding = 0}},
       {"one pixel, padded", {.n = 1, .h = 1, .w = 1, .c = 4, .size = 3, .stride = 2, .padding = 1}},
   };
@@ -109,7 +110,7 @@ TEST_P(Pool, MaximumBackward) {
 }
 
 TEST_P(Pool, Average) {
-  for (auto [n, pixels, c] : {std::tuple{1, 1, 1}, {2, 49, 64}, {3, 5, 17}, {1, 3136, 3}}) {
+  for (auto [n, pixels, c] : {std::tuple{1, 1, 1}, {2, 49, 64}, {3, 5, 17}, {1, 3136, 3}, {1, 3, 520}}) {
     EXPECT_THAT(check(GetParam(), average_case(false, n, pixels, c)), IsEmpty());
     EXPECT_THAT(check(GetParam(), average_case(true, n, pixels, c)), IsEmpty());
   }

@@ -49,10 +49,10 @@ struct AdamWRule {
   }
 };
 
-template <typename Rule>
+template <typename Table, typename Rule>
 __global__ void __launch_bounds__(kSegmentThreads)
-    update(const __grid_constant__ SegmentTable table, Rule rule, const float* gradient, float* first,
-           float* second, float* parameter, bool vectors) {
+    update(const __grid_constant__ Table table, Rule rule, const float* gradient, float* first, float* second,
+           float* parameter, bool vectors) {
   const Chunk chunk = own_chunk(table);
   const float factor = table.factor[chunk.segment];
   vectors = vectors && chunk.begin % 4 == 0;
@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(kSegmentThreads)
   });
 }
 
+template <typename Table>
 __global__ void __launch_bounds__(kSegmentThreads)
-    chunk_squares(const __grid_constant__ SegmentTable table, const float* x, double* squares, bool vectors) {
+    chunk_squares(const __grid_constant__ Table table, const float* x, double* squares, bool vectors) {
   const Chunk chunk = own_chunk(table);
   vectors = vectors && chunk.begin % 4 == 0;
   double sum = 0;
@@ -87,8 +88,9 @@ __global__ void __launch_bounds__(kSegmentThreads)
 }
 
 /// A block to a segment.
+template <typename Table>
 __global__ void __launch_bounds__(kSegmentThreads)
-    segment_squares(const __grid_constant__ SegmentTable table, const double* of_chunk, double* squares) {
+    segment_squares(const __grid_constant__ Table table, const double* of_chunk, double* squares) {
   const int end = table.first_chunk[blockIdx.x + 1];
   double sum = 0;
   for (int i = table.first_chunk[blockIdx.x] + static_cast<int>(threadIdx.x); i < end; i += kSegmentThreads)
@@ -101,10 +103,10 @@ void require_f32(DType type) {
   TAPER_CHECK(type == DType::f32, "optimizers on CUDA work on f32, not on {}", taper::name(type));
 }
 
-template <typename Rule>
-void launch_update(Stream& stream, const SegmentTable& table, const Rule& rule, const void* gradient,
-                   void* first, void* second, void* parameter) {
-  launch(update<Rule>, table.chunks(), kSegmentThreads, 0, cuda_stream(stream).handle(), table, rule,
+template <typename Table, typename Rule>
+void launch_update(Stream& stream, const Table& table, const Rule& rule, const void* gradient, void* first,
+                   void* second, void* parameter) {
+  launch(update<Table, Rule>, table.chunks(), kSegmentThreads, 0, cuda_stream(stream).handle(), table, rule,
          static_cast<const float*>(gradient), static_cast<float*>(first), static_cast<float*>(second),
          static_cast<float*>(parameter), aligned(gradient, first, second, parameter));
 }
@@ -118,7 +120,7 @@ void CudaBackend::sgd(Stream& stream, std::span<const Segment> segments, DType t
                        static_cast<float>(rule.lr), rule.nesterov};
   with_tables(
       segments, [](double decay) { return static_cast<float>(decay); },
-      [&](const SegmentTable& table, int64_t) {
+      [&](const auto& table, int64_t) {
         launch_update(stream, table, narrow, gradient, momentum, nullptr, parameter);
       });
 }
@@ -139,7 +141,7 @@ void CudaBackend::adamw(Stream& stream, std::span<const Segment> segments, DType
                          static_cast<float>(-rule.lr / correction1)};
   with_tables(
       segments, [&](double decay) { return static_cast<float>(1 - rule.lr * decay); },
-      [&](const SegmentTable& table, int64_t) {
+      [&](const auto& table, int64_t) {
         launch_update(stream, table, narrow, gradient, first_moment, second_moment, parameter);
       });
 }
@@ -150,12 +152,13 @@ void CudaBackend::sum_of_squares(Stream& stream, std::span<const Segment> segmen
   CudaStream& queue = cuda_stream(stream);
   with_tables(
       segments, [](double) { return 0.0f; },
-      [&](const SegmentTable& table, int64_t first) {
+      [&](const auto& table, int64_t first) {
+        using Table = std::decay_t<decltype(table)>;
         auto* of_chunk = static_cast<double*>(queue.scratch(table.chunks() * int64_t{sizeof(double)}));
-        launch(chunk_squares, table.chunks(), kSegmentThreads, 0, queue.handle(), table,
+        launch(chunk_squares<Table>, table.chunks(), kSegmentThreads, 0, queue.handle(), table,
                static_cast<const float*>(x), of_chunk, aligned(x));
-        launch(segment_squares, static_cast<unsigned>(table.count), kSegmentThreads, 0, queue.handle(), table,
-               of_chunk, squares + first);
+        launch(segment_squares<Table>, static_cast<unsigned>(table.count), kSegmentThreads, 0, queue.handle(),
+               table, of_chunk, squares + first);
       });
 }
 

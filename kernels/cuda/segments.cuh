@@ -15,37 +15,45 @@ namespace taper::cuda {
 constexpr int64_t kChunk = 4096;
 constexpr int kSegmentThreads = 256;
 
-/// Launches take 4 KB of arguments from every driver and 32 KB from those for CUDA 12.1 on, which are asked
-/// for anyway: 512 tensors are more than a ResNet-152 or a BERT-large has; more take more launches.
+/// kMost segments. Every thread that runs on a CPU (runtime/simt) copies the table, hence two sizes.
+template <int kMost>
 struct SegmentTable {
-  static constexpr int kMost = 512;
   int64_t offset[kMost], size[kMost];
   int32_t first_chunk[kMost + 1];  ///< numbers of chunks; [count] is how many there are
   float factor[kMost];             ///< what the kernel makes of the segment's weight decay
-  int count = 0;
+  int count;
 
   uint32_t chunks() const { return static_cast<uint32_t>(first_chunk[count]); }
 };
+constexpr int kFewSegments = 64;
+/// More than a ResNet-152 or a BERT-large has; beyond 4 KB of arguments the driver must be of CUDA 12.1 or
+/// later, as it is for CUDA 13. Still more segments take several launches.
+constexpr int kManySegments = 512;
+
+template <int kMost, typename Factor>
+SegmentTable<kMost> make_table(std::span<const Segment> segments, Factor factor) {
+  SegmentTable<kMost> table{};
+  int64_t chunks = 0;
+  for (const Segment& segment : segments) {
+    const int i = table.count++;
+    table.offset[i] = segment.offset;
+    table.size[i] = segment.size;
+    table.factor[i] = factor(segment.weight_decay);
+    chunks += blocks_for(segment.size, kChunk);
+    table.first_chunk[table.count] = static_cast<int32_t>(blocks_for(chunks, 1));
+  }
+  return table;
+}
 
 /// use(table, first) for all segments, from number `first` on in each table; factor(weight_decay) is theirs.
 template <typename Factor, typename Use>
 void with_tables(std::span<const Segment> segments, Factor factor, Use use) {
-  SegmentTable table{};
-  for (size_t first = 0; first < segments.size(); first += SegmentTable::kMost) {
-    const std::span part =
-        segments.subspan(first, std::min<size_t>(SegmentTable::kMost, segments.size() - first));
-    int64_t chunks = 0;
-    table.count = 0;
-    table.first_chunk[0] = 0;
-    for (const Segment& segment : part) {
-      const int i = table.count++;
-      table.offset[i] = segment.offset;
-      table.size[i] = segment.size;
-      table.factor[i] = factor(segment.weight_decay);
-      chunks += blocks_for(segment.size, kChunk);
-      table.first_chunk[table.count] = static_cast<int32_t>(blocks_for(chunks, 1));
-    }
-    use(table, static_cast<int64_t>(first));
+  for (size_t first = 0; first < segments.size(); first += kManySegments) {
+    const auto part = segments.subspan(first, std::min<size_t>(kManySegments, segments.size() - first));
+    if (part.size() <= kFewSegments)
+      use(make_table<kFewSegments>(part, factor), static_cast<int64_t>(first));
+    else
+      use(make_table<kManySegments>(part, factor), static_cast<int64_t>(first));
   }
 }
 
@@ -54,7 +62,8 @@ struct Chunk {
   int segment;
   int64_t begin, size;
 };
-__device__ __forceinline__ Chunk own_chunk(const SegmentTable& table) {
+template <typename Table>
+__device__ __forceinline__ Chunk own_chunk(const Table& table) {
   const auto chunk = static_cast<int32_t>(blockIdx.x);
   // The last segment that begins at this chunk or before; empty ones begin where the next one does.
   int first = 0, end = table.count;
