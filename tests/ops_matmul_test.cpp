@@ -25,7 +25,12 @@ struct Product {
   std::string name;
   MatmulShape shape;
   Epilogue epilogue{};
+  int64_t first = 0;  ///< where a and b begin in their arguments: 1 is aligned to nothing but an element
 };
+
+const void* from(const void* argument, int64_t first, DType type) {
+  return static_cast<const char*>(argument) + first * size_of(type);
+}
 
 MatmulShape shape_of(int64_t m, int64_t n, int64_t k, bool transpose_a = false, bool transpose_b = false) {
   return {.m = m, .n = n, .k = k, .transpose_a = transpose_a, .transpose_b = transpose_b};
@@ -90,6 +95,8 @@ std::vector<Product> tile_edges() {
       {"shared k", shape_of(65, 63, 777)},
       {"shared k, transposed", batch_of(2, shape_of(24, 72, 800, true, true)), {.out = Kind::accumulator}},
       {"matrices apart", apart},
+      {"not aligned", shape_of(48, 40, 64), {}, 1},
+      {"not aligned, transposed", shape_of(40, 48, 64, true, true), {}, 1},
       {"shared k, then everything",
        shape_of(33, 24, 1030, true, false),
        {.bias = true, .activation = Activation::gelu, .pre_activation = true, .residual = true}},
@@ -134,7 +141,8 @@ Bound bound_of(const Product& product) {
     plain.epilogue.pre_activation = false;
     plain.epilogue.scale = std::abs(product.epilogue.scale);
     linear.call = [plain](Backend& backend, Stream& stream, DType type, const Pointers& p) {
-      backend.matmul(stream, plain.shape, type, p["a"], p["b"],
+      backend.matmul(stream, plain.shape, type, from(p["a"], plain.first, type),
+                     from(p["b"], plain.first, type),
                      {.scale = plain.epilogue.scale,
                       .bias = p["bias"],
                       .residual = p["residual"],
@@ -168,7 +176,8 @@ Case matmul_case(const Product& product, std::vector<double> a = {}) {
               .call =
                   [product](Backend& backend, Stream& stream, DType type, const Pointers& p) {
                     const Epilogue& epilogue = product.epilogue;
-                    backend.matmul(stream, product.shape, type, p["a"], p["b"],
+                    backend.matmul(stream, product.shape, type, from(p["a"], product.first, type),
+                                   from(p["b"], product.first, type),
                                    {.scale = epilogue.scale,
                                     .bias = p["bias"],
                                     .activation = epilogue.activation,
@@ -180,9 +189,9 @@ Case matmul_case(const Product& product, std::vector<double> a = {}) {
               .bound = bound_of(product)};
   Inputs inputs(result.name);
   int64_t out_size = span(s.batch, s.stride_out, s.m * s.n);
-  if (a.empty()) a = inputs.with_zeros(span(s.batch, s.stride_a, s.m * s.k));
+  if (a.empty()) a = inputs.with_zeros(product.first + span(s.batch, s.stride_a, s.m * s.k));
   result.input("a", Kind::activation, std::move(a))
-      .input("b", Kind::activation, inputs.normal(span(s.batch, s.stride_b, s.k * s.n)));
+      .input("b", Kind::activation, inputs.normal(product.first + span(s.batch, s.stride_b, s.k * s.n)));
   if (e.bias) result.input("bias", Kind::accumulator, inputs.normal(s.n));
   if (e.residual) result.input("residual", e.out, inputs.normal(out_size));
   if (e.pre_activation) result.output("pre_activation", e.out, out_size);
