@@ -66,39 +66,40 @@ std::vector<double> decode(const std::vector<uint8_t>& bytes, DType type) {
 /// An argument on the device, between guards.
 class Guarded {
  public:
-  Guarded(Stream& stream, const Argument& argument, DType type)
+  Guarded(Stream& stream, const Argument& argument, DType type, Place place)
       : stream_(stream),
         type_(element_type(argument.kind, type)),
-        bytes_(argument.size * size_of(type_)),
-        block_(stream.allocator()->allocate(bytes_ + 2 * kGuard)) {
-    before_.assign(static_cast<size_t>(bytes_ + 2 * kGuard), kGuardByte);  // an output starts as NaN, too
+        front_(kGuard + (place == Place::odd ? size_of(type_) : 0)),
+        bytes_(front_ + argument.size * size_of(type_) + kGuard),
+        block_(stream.allocator()->allocate(bytes_)) {
+    before_.assign(static_cast<size_t>(bytes_), kGuardByte);  // an output starts as NaN, too
     if (argument.role != Role::output) {
       std::vector<uint8_t> values = encode(argument.values, type_);
-      std::copy(values.begin(), values.end(), before_.begin() + kGuard);
+      std::copy(values.begin(), values.end(), before_.begin() + front_);
     }
-    stream_.upload(block_, before_.data(), bytes_ + 2 * kGuard);
+    stream_.upload(block_, before_.data(), bytes_);
   }
-  ~Guarded() { stream_.allocator()->release(block_, bytes_ + 2 * kGuard); }
+  ~Guarded() { stream_.allocator()->release(block_, bytes_); }
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
 
-  void* data() { return static_cast<uint8_t*>(block_) + kGuard; }
+  void* data() { return static_cast<uint8_t*>(block_) + front_; }
   DType type() const { return type_; }
   void download() {
     after_.resize(before_.size());
-    stream_.download(after_.data(), block_, bytes_ + 2 * kGuard);
+    stream_.download(after_.data(), block_, bytes_);
   }
   bool guards_intact() const {
-    return std::equal(before_.begin(), before_.begin() + kGuard, after_.begin()) &&
+    return std::equal(before_.begin(), before_.begin() + front_, after_.begin()) &&
            std::equal(before_.end() - kGuard, before_.end(), after_.end() - kGuard);
   }
   bool unchanged() const { return before_ == after_; }
-  std::vector<uint8_t> contents() const { return {after_.begin() + kGuard, after_.end() - kGuard}; }
+  std::vector<uint8_t> contents() const { return {after_.begin() + front_, after_.end() - kGuard}; }
 
  private:
   Stream& stream_;
   DType type_;
-  int64_t bytes_;
+  int64_t front_, bytes_;  // up to the data; of guards and data
   void* block_;
   std::vector<uint8_t> before_, after_;
 };
@@ -128,12 +129,12 @@ DType element_type(Kind kind, DType type) {
 }
 
 Outcome run(Backend& backend, Stream& stream, DType type, const Case& op_case,
-            const std::optional<Alias>& alias) {
+            const std::optional<Alias>& alias, Place place) {
   std::map<std::string, std::unique_ptr<Guarded>> memory;
   Pointers pointers;
   for (const Argument& argument : op_case.arguments) {
     if (alias && argument.name == alias->first) continue;
-    auto& guarded = memory[argument.name] = std::make_unique<Guarded>(stream, argument, type);
+    auto& guarded = memory[argument.name] = std::make_unique<Guarded>(stream, argument, type, place);
     pointers.set(argument.name, guarded->data());
   }
   if (alias) pointers.set(alias->first, pointers[alias->second]);

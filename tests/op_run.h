@@ -24,8 +24,11 @@ struct Outcome {
 
 using Alias = std::pair<std::string, std::string>;
 
+/// Where arguments begin: aligned as an allocation is, or one element later, as a slice may.
+enum class Place { aligned, odd };
+
 /// Calls the case's op with DType `type`; with an alias, its first name's memory is that of its second.
 Outcome run(Backend& backend, Stream& stream, DType type, const Case& op_case,
-            const std::optional<Alias>& alias = {});
+            const std::optional<Alias>& alias = {}, Place place = Place::aligned);
 
 }  // namespace taper::ops

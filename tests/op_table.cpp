@@ -155,6 +155,8 @@ std::vector<std::string> check_all(const Subject& subject, const Case& op_case, 
     result.push_back(
         fmt::format("{}, {}: two workers at the same time get other bits", to_string(subject), c.name));
   append(result, expectation.complaints(run(backend, *stream_of_two, subject.type, c), " with two threads"));
+  append(result, expectation.complaints(run(backend, *stream, subject.type, c, {}, Place::odd),
+                                        " with arguments aligned to their elements only"));
   for (const Alias& alias : c.aliases)
     append(result, expectation.complaints(run(backend, *stream, subject.type, c, alias),
                                           fmt::format(" with {} in {}", alias.first, alias.second)));

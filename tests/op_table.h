@@ -99,7 +99,8 @@ const std::vector<Subject>& subjects();
 /// - guard words before and behind every argument survive, and inputs keep their bits;
 /// - a second run gives the same bits, and so do `repetitions` runs on each of two threads, with a stream
 ///   each, at the same time;
-/// - a stream of two threads, and each aliasing that the contract allows, agree with the reference;
+/// - a stream of two threads, arguments aligned to their elements only, and each aliasing that the contract
+///   allows agree with the reference;
 /// - NaN and infinities planted in an input reach the outputs that they reach in the reference, and no other
 ///   unless the case says that they may.
 std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions = 4);
