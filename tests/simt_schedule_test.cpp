@@ -61,10 +61,12 @@ TEST_F(SimtSchedule, ACorrectKernelGivesTheSameUnderEverySchedule) {
 }
 
 TEST_F(SimtSchedule, LateCopiesFindAMissingWait) {
+  if (TAPER_SIMT_CHECKED) GTEST_SKIP() << "the checker tells before the result can be wrong";
   EXPECT_EQ(times(kLate, [] { return sums_are_right(Fault::kMissingWait); }), 0);
 }
 
 TEST_F(SimtSchedule, RandomOrdersFindMissingBarriers) {
+  if (TAPER_SIMT_CHECKED) GTEST_SKIP() << "the checker tells before the result can be wrong";
   EXPECT_LT(times(kLate, [] { return sums_are_right(Fault::kMissingBarrierBeforeRead); }), 20);
   EXPECT_LT(times(kEarly, [] { return sums_are_right(Fault::kMissingBarrierAfterRead); }), 20);
 }

@@ -2,13 +2,15 @@
 
 #include <cstring>
 
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/worker.h"
 
 namespace taper::simt {
 
 namespace {
 
-void land_one(const PendingCopies::Copy& copy) {
+void land_one(PendingCopies::Copy& copy) {
+  copy.landed = true;
   if (copy.global != nullptr)
     std::memcpy(copy.shared, copy.global, static_cast<size_t>(copy.bytes));
   else
@@ -17,22 +19,26 @@ void land_one(const PendingCopies::Copy& copy) {
 
 }  // namespace
 
+void PendingCopies::begin(Copy copy) {
+  copy.group = group_;
+  copies_.push_back(copy);
+}
+
 void PendingCopies::land(int64_t groups) {
   if (copies_.empty()) return;
-  std::erase_if(copies_, [&](const Copy& copy) {
+  std::erase_if(copies_, [&](Copy& copy) {
     if (copy.group >= groups) return false;
-    land_one(copy);
+    if (!copy.landed) land_one(copy);
+    if constexpr (kChecked)
+      Checker::instance().end_copy(copy.shared, static_cast<uint32_t>(copy.bytes), copy.where);
     return true;
   });
 }
 
 void PendingCopies::land_some() {
   Choices& choices = Worker::of_this_thread().choices();
-  std::erase_if(copies_, [&](const Copy& copy) {
-    if (!choices.one_in(4)) return false;
-    land_one(copy);
-    return true;
-  });
+  for (Copy& copy : copies_)
+    if (!copy.landed && choices.one_in(4)) land_one(copy);
 }
 
 void PendingCopies::clear() {
@@ -50,8 +56,15 @@ void copy_async(void* shared, const void* global, int bytes, bool valid, Where w
   PendingCopies::Copy copy{.shared = static_cast<std::byte*>(shared),
                            .global = valid ? static_cast<const std::byte*>(global) : nullptr,
                            .bytes = bytes,
-                           .group = 0};
-  if (schedule().copies == Schedule::Copies::kEarly) return land_one(copy);
+                           .group = 0,
+                           .landed = false,
+                           .where = where};
+  if constexpr (kChecked)
+    Checker::instance().begin_copy(copy.shared, copy.global, static_cast<uint32_t>(bytes), where);
+  if (schedule().copies == Schedule::Copies::kEarly) {
+    land_one(copy);
+    if (!kChecked) return;  // else it is to be waited for all the same
+  }
   worker.copies().begin(copy);
   if (schedule().copies == Schedule::Copies::kRandom) worker.copies().land_some();
 }

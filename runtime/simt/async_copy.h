@@ -17,9 +17,12 @@ class PendingCopies {
     const std::byte* global;  // null: writes zeros
     int bytes;
     int64_t group;
+    bool landed;
+    std::source_location where;
   };
 
-  void begin(const Copy& copy) { copies_.push_back({copy.shared, copy.global, copy.bytes, group_}); }
+  /// Its group becomes the one that is not committed yet.
+  void begin(Copy copy);
   void commit() { ++group_; }
   /// Writes all but the latest `pending` committed groups and what is not committed.
   void wait(int pending) { land(group_ - pending); }

@@ -1,7 +1,9 @@
 #include "runtime/simt/collectives.h"
 
 #include <algorithm>
+#include <atomic>
 
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/intrinsics.h"
 #include "runtime/simt/worker.h"
 
@@ -32,7 +34,10 @@ void for_lanes(uint32_t mask, Visit visit) {
   for (; mask != 0; mask &= mask - 1) visit(std::countr_zero(mask));
 }
 
-const char* meet_only(void* const (&)[kWarp], uint32_t) { return nullptr; }
+const char* sync(void* const (&)[kWarp], uint32_t mask) {
+  if constexpr (kChecked) Checker::instance().sync_warp(Worker::of_this_thread().thread() / kWarp, mask);
+  return nullptr;
+}
 
 const char* vote(void* const (&operands)[kWarp], uint32_t mask) {
   uint32_t result = 0;
@@ -90,7 +95,7 @@ int lane() { return Worker::of_this_thread().lane(); }
 
 int sync_threads(int value, Where where) { return Worker::of_this_thread().sync_threads(where, value); }
 
-void sync_warp(uint32_t mask, Where where) { Worker::of_this_thread().meet(mask, meet_only, nullptr, where); }
+void sync_warp(uint32_t mask, Where where) { Worker::of_this_thread().meet(mask, sync, nullptr, where); }
 
 uint32_t ballot(uint32_t mask, bool brought, Where where) {
   Vote operands{brought, 0};
@@ -108,6 +113,11 @@ int64_t reduce(uint32_t mask, int64_t value, Reduction reduction, Where where) {
   Reduce operands{value, reduction, 0};
   Worker::of_this_thread().meet(mask, reduce_all, &operands, where);
   return operands.result;
+}
+
+void fence() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if constexpr (kChecked) Checker::instance().fence();
 }
 
 void trap(Where where) { Worker::of_this_thread().fail("__trap() was called", where); }

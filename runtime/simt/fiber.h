@@ -27,11 +27,12 @@ class Fiber {
   /// Makes `context` begin at `entry`, which must never return; what the stack held is forgotten.
   void prepare(Entry entry);
 
+  static constexpr size_t kStackBytes = 128 * 1024;
+
   Context context = nullptr;
 
  private:
   static constexpr size_t kGuardBytes = 4096;
-  static constexpr size_t kStackBytes = 128 * 1024;
 
   std::byte* mapping_;
   size_t stagger_;

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/error.h"
 #include "runtime/simt/launch.h"
 #include "runtime/simt/queue.h"
@@ -70,7 +71,7 @@ class BlockOrder {
   uint64_t count_, next_ = 0, step_ = 1;
 };
 
-std::string run(const Launch& launch, uint64_t seed) {
+std::string run_blocks(const Launch& launch, uint64_t seed) {
   Worker& worker = Worker::of_this_thread();
   worker.seed(seed);
   const uint64_t columns = launch.grid.x, rows = launch.grid.y, blocks = columns * rows * launch.grid.z;
@@ -83,6 +84,19 @@ std::string run(const Launch& launch, uint64_t seed) {
     if (std::string failure = worker.run_block(launch, index); !failure.empty()) return failure;
   }
   return {};
+}
+
+std::string run(const Launch& launch, uint64_t seed) {
+  if constexpr (kChecked) {
+    Checker& checker = Checker::instance();
+    std::lock_guard lock(checker.one_grid());
+    checker.begin_launch(launch);
+    std::string failure = run_blocks(launch, seed);
+    checker.end_launch();
+    return failure;
+  } else {
+    return run_blocks(launch, seed);
+  }
 }
 
 }  // namespace

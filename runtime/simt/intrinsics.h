@@ -5,7 +5,6 @@
 #include <math.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <source_location>
@@ -100,12 +99,10 @@ void __stcs(T* address, std::type_identity_t<T> value) {
   *address = value;
 }
 
-inline void __threadfence_block() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __threadfence_system() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-
 namespace taper::simt {
 
+/// Orders memory between blocks.
+void fence();
 /// Ends the kernel with an error, as the device does.
 [[noreturn]] void trap(std::source_location where);
 
@@ -114,3 +111,7 @@ namespace taper::simt {
 [[noreturn]] inline void __trap(std::source_location where = std::source_location::current()) {
   taper::simt::trap(where);
 }
+
+inline void __threadfence_block() { taper::simt::fence(); }
+inline void __threadfence() { taper::simt::fence(); }
+inline void __threadfence_system() { taper::simt::fence(); }

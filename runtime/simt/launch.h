@@ -19,6 +19,7 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
   std::shared_ptr<const void> arguments;
+  size_t argument_bytes = 0;
   void (*call)(const void* kernel, const void* arguments) = nullptr;
 };
 
@@ -41,6 +42,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
        .block = config->blockDim,
        .shared_bytes = config->dynamicSmemBytes,
        .arguments = std::make_shared<const Packed>(std::forward<Arguments>(arguments)...),
+       .argument_bytes = sizeof(Packed),
        .call =
            [](const void* kernel, const void* packed) {
              std::apply(reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(kernel)),

@@ -8,9 +8,11 @@
 #include <mutex>
 #include <vector>
 
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/error.h"
 #include "runtime/simt/queue.h"
 #include "runtime/simt/simt.h"
+#include "runtime/simt/worker.h"
 
 namespace taper::simt {
 
@@ -53,8 +55,13 @@ void* aligned(size_t alignment, size_t bytes) {
   return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 }
 
-cudaError_t allocate(void** pointer, size_t bytes) {
+// Checked blocks have some bytes behind them that belong to nobody.
+void* aligned_block(size_t bytes) {
   constexpr size_t kAlignment = 256;
+  return aligned(kAlignment, kChecked ? bytes + kRedZone : bytes);
+}
+
+cudaError_t allocate(void** pointer, size_t bytes) {
   *pointer = nullptr;
   if (capture_forbids_waiting()) return remember(cudaErrorStreamCaptureUnsupported);
   if (bytes == 0) return cudaSuccess;
@@ -62,11 +69,12 @@ cudaError_t allocate(void** pointer, size_t bytes) {
   std::lock_guard lock(memory.mutex);
   if (memory.used > memory.limit || bytes > memory.limit - memory.used)
     return remember(cudaErrorMemoryAllocation);
-  void* block = aligned(kAlignment, bytes);
+  void* block = aligned_block(bytes);
   if (block == nullptr) return remember(cudaErrorMemoryAllocation);
   std::memset(block, 0xFF, bytes);  // NaN, and an index out of every range
   memory.blocks.emplace(static_cast<std::byte*>(block), bytes);
   memory.used += bytes;
+  if constexpr (kChecked) Checker::instance().allocated(block, bytes);
   *pointer = block;
   return cudaSuccess;
 }
@@ -78,7 +86,10 @@ cudaError_t release(void* pointer) {
   if (block == memory.blocks.end()) return remember(cudaErrorInvalidValue);
   memory.used -= block->second;
   memory.blocks.erase(block);
-  std::free(pointer);
+  if constexpr (kChecked)
+    Checker::instance().released(pointer);
+  else
+    std::free(pointer);
   return cudaSuccess;
 }
 

@@ -78,6 +78,19 @@ void erase_all(std::string& text, std::string_view part) {
     text.erase(at, part.size());
 }
 
+// Parentheses within angle brackets are those of template arguments.
+std::string without_parameters(std::string_view name) {
+  std::string result;
+  int angles = 0, parentheses = 0;
+  for (char letter : name) {
+    if (parentheses == 0) angles += letter == '<' ? 1 : letter == '>' ? -1 : 0;
+    if (angles == 0 && letter == '(') ++parentheses;
+    if (parentheses == 0) result += letter;
+    if (angles == 0 && letter == ')') --parentheses;
+  }
+  return result;
+}
+
 // Without parameters, namespaces of Taper's and the result type that a template's name begins with.
 std::string demangle(const std::string& mangled) {
   int status = 0;
@@ -87,9 +100,7 @@ std::string demangle(const std::string& mangled) {
   erase_all(result, "(anonymous namespace)::");
   erase_all(result, "taper::");
   if (result.starts_with("void ")) result.erase(0, 5);
-  size_t open = result.find('('), close = result.rfind(')');
-  if (open != std::string::npos && close != std::string::npos) result.erase(open, close + 1 - open);
-  return result;
+  return without_parameters(result);
 }
 
 }  // namespace

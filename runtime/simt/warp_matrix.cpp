@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/worker.h"
 
 namespace taper::simt {
@@ -136,7 +137,10 @@ const char* multiply_all(void* const (&operands)[kWarp], uint32_t) {
 
 void load_matrices(uint32_t* registers, int matrices, bool transposed, const void* shared_row, Where where) {
   Rows operands{registers, shared_row, matrices, transposed};
-  Worker::of_this_thread().meet(kFullWarp, load_all, &operands, where);
+  Worker& worker = Worker::of_this_thread();
+  if constexpr (kChecked)
+    if (worker.lane() < 8 * matrices) Checker::instance().load_row(shared_row, where);
+  worker.meet(kFullWarp, load_all, &operands, where);
 }
 
 uint32_t to_tf32(float x) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "runtime/error.h"
+#include "runtime/simt/check/checker.h"
 #include "runtime/simt/index.h"
 #include "runtime/simt/symbols.h"
 
@@ -41,17 +42,21 @@ std::string Worker::run_block(const Launch& launch, uint3 block_index) {
   begin(launch, block_index);
   uint32_t first = take();
   resume(first);
+  if constexpr (kChecked) Checker::instance().begin_block(shared_.get());
   taper_simt_switch(&host_, context_of(first));
-  if (!error_.empty()) {  // suspended threads will never end: their fibers begin anew
-    for (PendingCopies& copies : copies_) copies.clear();
-    idle_.clear();
-    for (auto& fiber : fibers_) {
-      fiber->prepare(fiber_main);
-      idle_.push_back(fiber.get());
-    }
-  }
   launch_ = nullptr;
-  return std::exchange(error_, {});
+  if (error_.empty()) return {};
+  // Suspended threads will never end: their fibers begin anew.
+  for (PendingCopies& copies : copies_) copies.clear();
+  idle_.clear();
+  for (auto& fiber : fibers_) {
+    fiber->prepare(fiber_main);
+    idle_.push_back(fiber.get());
+  }
+  std::string message = fmt::format("{}, {} (block {}, thread {}): {}", launch.symbol->name, error_place_,
+                                    text(blockIdx), text(threadIdx), error_);
+  error_.clear();
+  return message;
 }
 
 void Worker::begin(const Launch& launch, uint3 block_index) {
@@ -185,6 +190,7 @@ int Worker::sync_threads(Where where, int value) {
     suspend(State::kBarrier);
     return sum_[parity];
   }
+  if constexpr (kChecked) Checker::instance().barrier();
   arrived_ = 0;
   ++generation_;
   sum_[1 - parity] = 0;
@@ -214,6 +220,7 @@ void Worker::meet(uint32_t mask, Collective collective, void* operands, Where wh
     return;
   }
   if (const char* wrong = collective(warp.operands, mask)) fail(wrong, where);
+  if constexpr (kChecked) Checker::instance().meet(thread_ / kWarp);
   meeting = warp.meetings[--warp.open];
   set_ready(thread_ / kWarp, mask & ~self);
 }
@@ -245,6 +252,10 @@ std::string Worker::describe(uint32_t thread, Where& where) const {
 
 void Worker::stuck() {
   Where where;
+  fail(describe_all(where), where);
+}
+
+std::string Worker::describe_all(Where& where) const {
   std::map<std::string, std::vector<uint32_t>> groups;
   for (uint32_t thread = 0; thread < threads_; ++thread) groups[describe(thread, where)].push_back(thread);
   std::string message = "no thread of the block can go on:";
@@ -257,12 +268,14 @@ void Worker::stuck() {
                     several ? "the first is " : "", text(thread_of_[threads.front()].index), verb, state);
     separator = "; ";
   }
-  fail(message, where);
+  return message;
 }
 
-void Worker::fail(const std::string& message, Where where) {
-  error_ = fmt::format("{}, {} (block {}, thread {}): {}", launch_->symbol->name, text(where), text(blockIdx),
-                       text(threadIdx), message);
+void Worker::fail(std::string message, Where where) { fail(std::move(message), text(where)); }
+
+void Worker::fail(std::string message, std::string place) {
+  error_ = std::move(message);
+  error_place_ = std::move(place);
   Context abandoned;
   taper_simt_switch(&abandoned, host_);
   std::abort();  // nobody resumes an abandoned thread

@@ -20,6 +20,9 @@ namespace taper::simt {
 
 using Where = std::source_location;
 
+/// Whether each access to memory is checked (TAPER_SIMT_CHECK).
+inline constexpr bool kChecked = TAPER_SIMT_CHECKED;
+
 constexpr int kWarp = 32;
 constexpr int kMaximumThreads = 1024;
 constexpr uint32_t kNone = 0xFFFFFFFF;
@@ -37,6 +40,8 @@ class Worker {
  public:
   /// The worker of the calling thread of the host, made when first asked for.
   static Worker& of_this_thread() { return current_ != nullptr ? *current_ : make(); }
+  /// Whether the calling code is a kernel's.
+  static bool running_a_block() { return current_ != nullptr && current_->launch_ != nullptr; }
 
   /// Begins the random choices of a grid's schedule.
   void seed(uint64_t seed) { choices_ = Choices(seed); }
@@ -51,10 +56,14 @@ class Worker {
   /// Waits for the lanes in `mask`, all of which must come here with the same mask and `collective`.
   void meet(uint32_t mask, Collective collective, void* operands, Where where);
   /// Ends the block with this message, to which the kernel, the block and the thread are added.
-  [[noreturn]] void fail(const std::string& message, Where where);
+  /// Nothing on the thread's stack is destroyed any more: a caller holds no lock, and no memory but the
+  /// message.
+  [[noreturn]] void fail(std::string message, Where where);
+  [[noreturn]] void fail(std::string message, std::string place);
 
   PendingCopies& copies() { return copies_[thread_]; }
   Choices& choices() { return choices_; }
+  uint32_t thread() const { return thread_; }
   int lane() const { return static_cast<int>(thread_ % kWarp); }
   void* shared() { return shared_.get(); }
 
@@ -95,6 +104,7 @@ class Worker {
   void set_ready(uint32_t warp, uint32_t lanes);
   [[noreturn]] void stuck();
   std::string describe(uint32_t thread, Where& where) const;
+  std::string describe_all(Where& where) const;
 
   Warp& warp() { return warps_[thread_ / kWarp]; }
 
@@ -122,7 +132,7 @@ class Worker {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   Fiber* running_ = nullptr;  // the fiber that a thread begins on
-  std::string error_;
+  std::string error_, error_place_;
 
   struct Free {
     void operator()(void* memory) const;

@@ -42,4 +42,31 @@ cudaError_t sum_columns(const float* x, float* sums, int steps, Fault fault, cud
 enum class Mistake { kDivergentBarrier, kExitedBeforeBarrier, kWrongMask, kMissingLane, kForeignLane, kTrap };
 cudaError_t mistaken(Mistake mistake, cudaStream_t stream);
 
+/// What only a checker of each access sees, and kernels beside them in which nothing is wrong (kNothing,
+/// kSyncwarp, kFence). x: 128, count: 0.
+enum class Broken {
+  kNothing,
+  kReadBeyondGlobal,
+  kWriteBeyondGlobal,
+  kBeforeGlobal,
+  kBeyondShared,
+  kBeyondDynamic,
+  kUninitialised,
+  kUninitialisedDynamic,
+  kMisaligned,
+  kBlocksWriteTheSame,
+  kBlocksReadWhatOthersWrite,
+  kNoSyncwarp,
+  kSyncwarp,
+  kSyncwarpAcrossWarps,
+  kOverwritten,
+  kNoFence,
+  kFence
+};
+cudaError_t run_broken(Broken broken, float* x, int* count);
+
+/// One warp transposes 32 x 32 floats, `stride` apart, through a shared tile, whose rows are one float longer
+/// if padded.
+cudaError_t transpose(const float* x, float* out, int stride, bool padded);
+
 }  // namespace taper::simt_test
