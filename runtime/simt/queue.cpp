@@ -81,10 +81,12 @@ void advance(Lock& lock, CUstream_st& stream) {
 }
 
 void drain(Lock& lock, CUstream_st& stream) {
+  ++stream.waiting;  // its owner may destroy it, but not while others wait here
   while (stream.busy || !stream.items.empty()) {
     step_elsewhere(lock);
     if (stream.busy || !stream.items.empty()) advance(lock, stream);
   }
+  if (--stream.waiting == 0) streams().changed.notify_all();
 }
 
 void reach(Lock& lock, const Mark& mark) {
@@ -234,6 +236,7 @@ cudaError_t destroy_stream(cudaStream_t handle) {
   drain(lock, *stream);
   cudaError_t error = take_failure(*stream);
   streams().live.erase(stream);
+  streams().changed.wait(lock, [&] { return stream->waiting == 0; });
   delete stream;
   return error;
 }

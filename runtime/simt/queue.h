@@ -53,6 +53,7 @@ struct CUstream_st {
   bool waits_for_legacy = true;  // for what the null stream does, as streams without cudaStreamNonBlocking do
   std::deque<taper::simt::Item> items;
   bool busy = false;    // a thread is at its first item
+  int waiting = 0;      // threads that wait for it to be done
   std::string failure;  // the first since it was last asked for
   std::shared_ptr<taper::simt::Capture> capture;
   std::vector<size_t> last;  // the nodes that captured work comes after
