@@ -163,11 +163,16 @@ std::string report_costs(const Runs& runs) {
 std::string report_reproduction(const Runs& runs) {
   std::string out = "<section>\n<h2>Data</h2>\n";
   bool skipped = false;
-  for (const RunHistory& run : runs) {
-    if (run.skipped == 0) continue;
+  auto tell = [&](int64_t files, const char* of, const RunHistory& run, const char* note) {
+    if (files == 0) return;
     skipped = true;
-    out += fmt::format("<p>{} files could not be decoded and were left out (seed {}).</p>\n",
-                       grouped(static_cast<double>(run.skipped)), run.configuration.seed);
+    out += fmt::format("<p>{} files could not be decoded and were left out of {} (seed {}{}).</p>\n",
+                       grouped(static_cast<double>(files)), of, run.configuration.seed, note);
+  };
+  for (const RunHistory& run : runs) {
+    tell(run.skipped, "training", run, "; a file counts in each epoch");
+    // Each evaluation reads all test images.
+    tell(run.evaluate.empty() ? 0 : run.evaluate.back().skipped, "the test images", run, "");
   }
   if (!skipped) out += "<p>Every file could be read; none was left out.</p>\n";
   out += "</section>\n<section>\n<h2>How to reproduce it</h2>\n";

@@ -82,7 +82,8 @@ void add(const Json& json, RunHistory& history) {
                                 .loss = number(json, "loss"),
                                 .top1 = number(json, "top1"),
                                 .top5 = number(json, "top5"),
-                                .samples = integer(json, "samples")});
+                                .samples = integer(json, "samples"),
+                                .skipped = json.value("skipped", int64_t{0})});
   } else if (kind == "unit") {
     history.units.push_back({.stage = string(json, "stage"),
                              .unit = integer(json, "unit"),

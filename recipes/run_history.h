@@ -20,7 +20,8 @@ struct RunHistory {
   std::vector<EvaluateEvent> evaluate;
   std::vector<UnitEvent> units;
   std::vector<NetworkEvent> networks;  ///< the last event of each network, in order of appearance
-  int64_t skipped = 0;                 ///< files that could not be decoded
+  int64_t skipped = 0;  ///< files that could not be decoded, left out of training; of test images `evaluate`
+                        ///< tells
 };
 
 /// Reads config.toml and metrics.jsonl of a run directory. A last line without its end, as kill -9 leaves it,

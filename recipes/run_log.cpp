@@ -208,15 +208,18 @@ void RunLog::evaluate(const EvaluateEvent& event) {
                {"loss", event.loss},
                {"top1", event.top1},
                {"top5", event.top5},
-               {"samples", event.samples}});
+               {"samples", event.samples},
+               {"skipped", event.skipped}});
   files_->line(json);
   const std::string prefix = fmt::format("{}/{}/", tag_prefix(event.stage, event.unit), event.network);
   files_->scalars(
       event.step,
       {{prefix + "loss", event.loss}, {prefix + "top1", event.top1}, {prefix + "top5", event.top5}});
-  message(fmt::format("{}{}: step {}: {} network: top-1 {:.2f} %, top-5 {:.2f} %, loss {:.4f} on {} images",
-                      event.stage, event.unit < 0 ? "" : fmt::format(" unit {}", event.unit + 1), event.step,
-                      event.network, event.top1 * 100, event.top5 * 100, event.loss, event.samples));
+  message(
+      fmt::format("{}{}: step {}: {} network: top-1 {:.2f} %, top-5 {:.2f} %, loss {:.4f} on {} images{}",
+                  event.stage, event.unit < 0 ? "" : fmt::format(" unit {}", event.unit + 1), event.step,
+                  event.network, event.top1 * 100, event.top5 * 100, event.loss, event.samples,
+                  event.skipped == 0 ? "" : fmt::format("; {} more could not be decoded", event.skipped)));
 }
 
 void RunLog::unit(const UnitEvent& event) {

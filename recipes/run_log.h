@@ -56,6 +56,7 @@ struct EvaluateEvent {
   double top1 = 0;  ///< fraction, 0..1
   double top5 = 0;
   int64_t samples = 0;
+  int64_t skipped = 0;  ///< test images that could not be decoded and were left out
 };
 
 /// event "unit": a unit's imitation error before and after it was trained, the mean squared error over the
@@ -119,7 +120,8 @@ class RunLog {
   void evaluate(const EvaluateEvent& event);
   void unit(const UnitEvent& event);
   void network(const NetworkEvent& event);
-  /// event "data": how many files could not be decoded and were left out, in all.
+  /// event "data": how many files could not be decoded and were left out of training, in all: each once an
+  /// epoch.
   void skipped(int64_t files);
 
   /// A line for the person watching (not logged).

@@ -299,7 +299,8 @@ void Run::evaluate_and_log(const Job& job) {
                   .loss = accuracy.loss,
                   .top1 = accuracy.top1,
                   .top5 = accuracy.top5,
-                  .samples = accuracy.samples});
+                  .samples = accuracy.samples,
+                  .skipped = accuracy.skipped});
   save_best(job.network, accuracy);
   if (optimizer_) optimizer_->swap_average(*engine_.team);
 }

@@ -64,7 +64,12 @@ class ReportTest : public testing::Test {
                 .error_before = 0.75,
                 .error_after = 0.043});
     }
-    log.evaluate({.stage = "imitate", .unit = 1, .step = 4, .network = "thin", .top1 = 0.5});
+    log.evaluate({.stage = "imitate",
+                  .unit = 1,
+                  .step = 4,
+                  .network = "thin",
+                  .top1 = 0.5,
+                  .skipped = seed == 2 ? 5678 : 0});
     log.stage_end({.stage = "imitate",
                    .steps = 4,
                    .units = 2,
@@ -161,7 +166,11 @@ TEST_F(ReportTest, SeveralSeedsGiveMeanAndSampleDeviation) {
   // 2 -+ 4.303 * 2 / sqrt(3).
   EXPECT_THAT(html,
               HasSubstr("(95 % confidence interval -2.97 to +6.97, 3 seeds): chance alone may explain it."));
-  EXPECT_THAT(html, HasSubstr("1,234 files could not be decoded and were left out (seed 2)"));
+  EXPECT_THAT(html, HasSubstr("1,234 files could not be decoded and were left out of training (seed 2; "));
+  EXPECT_THAT(html,
+              HasSubstr("5,678 files could not be decoded and were left out of the test images (seed 2)"));
+  EXPECT_THAT(html, Not(HasSubstr("training (seed 1")));
+  EXPECT_THAT(html, Not(HasSubstr("images (seed 1)")));
   EXPECT_THAT(html, HasSubstr("--set seed=1\ntaper train tiny.toml --set seed=2\n"));
   EXPECT_EQ(report_html(runs), html) << "the same runs, the same bytes";
 }
@@ -237,6 +246,7 @@ TEST_F(ReportTest, HistoryReadsBackWhatWasLogged) {
   EXPECT_EQ(history.units[1].name, "layer2.0");
   EXPECT_EQ(history.networks[2].teacher_flops, 4.56e12);
   EXPECT_EQ(history.skipped, 1234);
+  EXPECT_EQ(history.evaluate.back().skipped, 5678);
 }
 
 TEST(ReportWords, NumbersForPeople) {

@@ -115,7 +115,8 @@ TEST_F(RunLogTest, OneJsonObjectALine) {
                   .loss = 0.5,
                   .top1 = 0.25,
                   .top5 = 0.75,
-                  .samples = 8});
+                  .samples = 8,
+                  .skipped = 3});
     log.unit({.stage = "imitate", .unit = 3, .name = "layer1.0", .error_before = 1, .error_after = 0.125});
     log.network({.network = "thin", .parameters = 7, .flops = 1e9, .top1 = 0.5, .teacher_flops = 3});
     log.skipped(5);
@@ -133,6 +134,7 @@ TEST_F(RunLogTest, OneJsonObjectALine) {
   EXPECT_EQ(all[3]["unit"], 3);
   EXPECT_TRUE(all[3]["loss"].is_null());
   EXPECT_EQ(all[4]["top1"], 0.25);
+  EXPECT_EQ(all[4]["skipped"], 3);
   EXPECT_EQ(all[5]["error_after"], 0.125);
   EXPECT_EQ(all[6]["parameters"], 7);
   EXPECT_EQ(all[7]["skipped"], 5);

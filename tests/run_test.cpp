@@ -285,6 +285,46 @@ TEST_F(RunTest, RefusesWhatMakesNoSense) {
   }
 }
 
+TEST_F(RunTest, SkippedFilesAreCountedInTheLogAndTheReport) {
+  fs::path image = fs::path(TAPER_SOURCE_DIR) / "tests/golden/data/444.jpg", data = folder_ / "data";
+  for (const char* split : {"train", "val"})
+    for (const char* name : {"a", "b"}) {
+      fs::path folder = data / split / name;
+      fs::create_directories(folder);
+      for (int i = 0; i < 4; ++i) fs::copy_file(image, folder / (std::to_string(i) + ".jpg"));
+    }
+  for (const char* broken : {"train/a/1.jpg", "val/a/2.jpg", "val/b/0.jpg"})
+    std::ofstream(data / broken) << "no image";
+  std::vector<std::string> settings;
+  for (const std::string& setting :
+       {"data.path=" + data.string(), std::string("data.format=folder"), std::string("data.on_error=skip"),
+        std::string("data.train_limit=0"), std::string("data.test_limit=0"),
+        std::string("data.image_size=16"), std::string("data.mean=[0.5, 0.5, 0.5]"),
+        std::string("data.std=[0.5, 0.5, 0.5]"), std::string("stages=[\"baseline\"]"),
+        std::string("baseline.augmentation={crop = \"random_resized\"}"),
+        std::string("baseline.batch_size=4"), std::string("baseline.evaluate_every=2"),
+        std::string("baseline.steps=4")})  // two epochs
+    settings.insert(settings.end(), {"--set", setting});
+  fs::path output = folder_ / "run";
+  Result result = run(train(output, settings));
+  ASSERT_EQ(result.code, 0) << result.text;
+  EXPECT_THAT(result.text, HasSubstr("on 6 images; 2 more could not be decoded"));
+  int64_t evaluations = 0, skipped = 0;
+  for (const std::string& line : events(output)) {
+    auto event = nlohmann::json::parse(line);
+    if (event["event"] == "data") skipped = event["skipped"];
+    if (event["event"] != "evaluate") continue;
+    ++evaluations;
+    EXPECT_EQ(event["samples"], 6);
+    EXPECT_EQ(event["skipped"], 2);
+  }
+  EXPECT_EQ(evaluations, 2);
+  EXPECT_EQ(skipped, 2) << "in each of two epochs";
+  std::string report = read(output / "report.html");
+  EXPECT_THAT(report, HasSubstr("2 files could not be decoded and were left out of training"));
+  EXPECT_THAT(report, HasSubstr("2 files could not be decoded and were left out of the test images"));
+}
+
 TEST_F(RunTest, EveryCommandAnswers) {
   fs::path output = folder_ / "run";
   ASSERT_EQ(run(train(output)).code, 0);
