@@ -15,13 +15,12 @@
 namespace taper {
 namespace {
 
-TEST(Torchvision, LoadsAnExportStrictlyAndComputesTheSame) {
+// `model` is torchvision's name of what `spec` describes.
+void expect_loads_and_computes_the_same(const std::string& model, const ResNetSpec& spec) {
   std::string pattern = testing::TempDir() + "taper-torchvision-XXXXXX";
   std::filesystem::path folder = mkdtemp(pattern.data());
   std::unique_ptr<Backend> backend = make_cpu_backend();
   std::unique_ptr<Stream> stream = backend->make_stream(1);
-  ResNetSpec spec{.block = ResNetSpec::BlockKind::basic, .depths = {2, 2, 2, 2}};
-  spec.classes = 7;
   std::unique_ptr<Network> network = make_resnet(spec);
   network->store().allocate(*stream, DType::f32);
   initialize(*network, *stream, 1, false);
@@ -43,17 +42,28 @@ TEST(Torchvision, LoadsAnExportStrictlyAndComputesTheSame) {
   std::vector<float> ours = logits->value.host<float>(*stream);
   write_safetensors(folder / "sample.safetensors",
                     {{"images", DType::f32, {2, 64, 48, 3}, std::as_bytes(std::span(images))},
-                     {"logits", DType::f32, {2, 7}, std::as_bytes(std::span(ours))}});
+                     {"logits", DType::f32, {2, spec.classes}, std::as_bytes(std::span(ours))}});
 
   const char* python = std::getenv("TAPER_PYTHON");
-  std::string command = fmt::format(
-      "'{}' '{}/tests/torchvision_check.py' '{}' resnet18 '{}'", python != nullptr ? python : "python3",
-      TAPER_SOURCE_DIR, (folder / "export.safetensors").string(), (folder / "sample.safetensors").string());
+  std::string command =
+      fmt::format("'{}' '{}/tests/torchvision_check.py' '{}' {} '{}'", python != nullptr ? python : "python3",
+                  TAPER_SOURCE_DIR, (folder / "export.safetensors").string(), model,
+                  (folder / "sample.safetensors").string());
   int status = std::system(command.c_str());
   std::filesystem::remove_all(folder);
   ASSERT_TRUE(WIFEXITED(status));
   if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "no torchvision";
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Torchvision, LoadsAnExportStrictlyAndComputesTheSame) {
+  expect_loads_and_computes_the_same(
+      "resnet18", {.block = ResNetSpec::BlockKind::basic, .depths = {2, 2, 2, 2}, .classes = 7});
+}
+
+// The wide network of the paper's protocol, in full.
+TEST(Torchvision, LoadsAWideNetworkToo) {
+  expect_loads_and_computes_the_same("wide_resnet50_2", {.depths = {3, 4, 6, 3}, .inner = 2});
 }
 
 }  // namespace
