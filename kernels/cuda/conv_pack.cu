@@ -11,7 +11,7 @@ namespace taper::cuda {
 
 namespace {
 
-constexpr int kTile = 32, kTileRows = 8;
+constexpr int kTile = 32, kTileRows = 8, kThreads = 256;
 
 template <typename T>
 __global__ void __launch_bounds__(kTile* kTileRows)
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kTile* kTileRows)
 
 /// A thread writes 16 bytes of the row that belongs to (output, tap, tap) of the filter.
 template <typename T>
-__global__ void pack_backward(ConvProduct p, bool vectors, const float* filter, T* packed) {
+__global__ void __launch_bounds__(kThreads)
+    pack_backward(ConvProduct p, bool vectors, const float* filter, T* packed) {
   constexpr int kUnit = kPerVector<T>;
   const int pitch = packed_pitch<T>(p), units = pitch / kUnit;
   const int64_t source = thread_number() / units;
@@ -71,7 +72,6 @@ void launch_pack_filter(CudaStream& stream, DType type, const ConvProduct& p, co
     const auto* from = static_cast<const float*>(filter);
     auto* to = static_cast<T*>(packed);
     if (p.backward) {
-      constexpr int kThreads = 256;
       const int64_t rows = int64_t{p.groups} * p.depth * p.r * p.s;
       launch(pack_backward<T>, blocks_for(rows * (packed_pitch<T>(p) / kPerVector<T>), kThreads), kThreads, 0,
              stream.handle(), p, p.columns % kPerVector<float> == 0 && aligned(filter), from, to);
