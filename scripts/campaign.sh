@@ -6,7 +6,7 @@
 #   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
-#   results   docs/results.md's arms over five seeds (an hour)
+#   results   docs/results.md's arms over five seeds (under an hour for each family)
 #   peers     training steps beside PyTorch's
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -66,6 +66,4 @@ if [ $train = yes ]; then
     done
   done
 fi
-for family in "${families[@]}"; do
-  python3 scripts/results_table.py "runs/results/$family"
-done
+python3 scripts/results_table.py "${families[@]/#/runs/results/}"

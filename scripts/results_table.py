@@ -1,4 +1,4 @@
-"""Prints a family's table of docs/results.md from the logs under runs/results/FAMILY: mean and standard deviation over seeds."""
+"""Prints the tables of docs/results.md from the logs under runs/results/FAMILY, for each family given: mean and standard deviation over seeds."""
 
 import json
 import pathlib
@@ -6,11 +6,19 @@ import statistics
 import sys
 
 
+def events(run):
+    log = run / "metrics.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
 def networks(run):
     """The finished networks of a run by name, from its log; none if it is not finished."""
-    log = run / "metrics.jsonl"
-    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {event["network"]: event for event in events if event["event"] == "network"}
+    return {event["network"]: event for event in events(run) if event["event"] == "network"}
+
+
+def minutes(family):
+    """What training all arms and seeds took on the machine that did it."""
+    return sum(event["seconds"] for log in family.glob("*/*/metrics.jsonl") for event in events(log.parent) if event["event"] == "stage_end") / 60
 
 
 def arms(seed):
@@ -31,28 +39,45 @@ def arms(seed):
     }
 
 
-def main():
-    family = pathlib.Path(sys.argv[1])
-    seeds = [rows for folder in sorted(family.iterdir()) if (rows := arms(folder))]
-    if not seeds:
-        sys.exit(f"results_table: {family} holds no seed of which every arm is finished")
-    print(f"**{family.name}**, {len(seeds)} seeds\n")
-    print("| network | top-1 % (mean ± sd) | parameters | MFLOPs / image | training TFLOPs | teacher TFLOPs |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for arm in seeds[0]:
-        top1 = [100 * rows[arm][0]["top1"] for rows in seeds]
-        spread = statistics.stdev(top1) if len(top1) > 1 else float("nan")
-        network, teacher = seeds[0][arm]
-        print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
-              f"| {network['training_flops'] / 1e12:.2f} | {teacher / 1e12:.2f} |")
+def gains(seeds):
+    """By arm, how far each seed lies above training from scratch, in points."""
+    start = [rows["thin, from scratch"][0]["top1"] for rows in seeds]
+    return {
+        arm: [100 * (rows[arm][0]["top1"] - scratch) for rows, scratch in zip(seeds, start)]
+        for arm in seeds[0]
+        if arm.startswith("thin, ") and "from scratch" not in arm
+    }
+
+
+def print_gains(by_arm):
     print("\n| above training from scratch | seed by seed | mean ± sd | t |\n| --- | --- | ---: | ---: |")
-    for arm in seeds[0]:
-        if not arm.startswith("thin, ") or "from scratch" in arm:
-            continue
-        gains = [100 * (rows[arm][0]["top1"] - rows["thin, from scratch"][0]["top1"]) for rows in seeds]
-        mean, spread = statistics.mean(gains), statistics.stdev(gains) if len(gains) > 1 else float("nan")
-        print(f"| {arm} | {', '.join(f'{gain:+.1f}' for gain in gains)} | {mean:+.1f} ± {spread:.1f} | {mean / (spread / len(gains) ** 0.5):.1f} |")
+    for arm, values in by_arm.items():
+        mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else float("nan")
+        print(f"| {arm} | {', '.join(f'{value:+.1f}' for value in values)} | {mean:+.1f} ± {spread:.1f} | {mean / (spread / len(values) ** 0.5):.1f} |")
     print()
+
+
+def main():
+    everything = {}
+    for family in map(pathlib.Path, sys.argv[1:]):
+        seeds = [rows for folder in sorted(family.iterdir()) if (rows := arms(folder))]
+        if not seeds:
+            sys.exit(f"results_table: {family} holds no seed of which every arm is finished")
+        print(f"**{family.name}**, {len(seeds)} seeds, trained in {minutes(family):.0f} minutes\n")
+        print("| network | top-1 % (mean ± sd) | parameters | MFLOPs / image | training TFLOPs | teacher TFLOPs |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        for arm in seeds[0]:
+            top1 = [100 * rows[arm][0]["top1"] for rows in seeds]
+            spread = statistics.stdev(top1) if len(top1) > 1 else float("nan")
+            network, teacher = seeds[0][arm]
+            print(f"| {arm} | {statistics.mean(top1):.1f} ± {spread:.1f} | {network['parameters']:,} | {network['flops'] / 1e6:.2f} "
+                  f"| {network['training_flops'] / 1e12:.2f} | {teacher / 1e12:.2f} |")
+        print_gains(gains(seeds))
+        for arm, values in gains(seeds).items():
+            everything.setdefault(arm, []).extend(values)
+    if len(sys.argv) > 2:
+        print("**these families together**")
+        print_gains(everything)
 
 
 if __name__ == "__main__":
