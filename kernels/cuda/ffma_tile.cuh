@@ -29,47 +29,57 @@ struct FfmaOperandTile {
   __device__ static __forceinline__ int at(int mn, int k) { return k * kStride + mn; }
 };
 
-/// Loads tiles of a matrix: the plain loader.
+/// Loads tiles of a matrix: the plain loader. A thread keeps its place in a line and goes down the lines.
 template <Major kMajor, int kExtent, int kDepth, int kThreads>
-struct FfmaMatrixLoader {
-  using Tile = FfmaOperandTile<kExtent, kDepth>;
-  const float* from;  ///< the operand at the tile's first row (or column) and k = 0
-  int64_t leading;    ///< elements from one line to the next
-  int64_t extent;     ///< rows (columns) from the tile's first on
-  int64_t depth;      ///< of k
-  bool vectors;       ///< every line begins at a multiple of 16 bytes and has whole groups of four only
-
-  __device__ __forceinline__ void operator()(float* tile, int64_t step) const {
-    const int64_t k = step * kDepth;
-    const float* source = from + (kMajor == Major::k ? k : k * leading);
-    const int64_t depth_left = depth - k;
+class FfmaMatrixLoader {
+ public:
+  /// As MmaMatrixLoader's, in groups of four floats.
+  __device__ __forceinline__ FfmaMatrixLoader(const float* from, int64_t leading, int64_t extent,
+                                              int64_t depth, bool vectors)
+      : leading_(leading), depth_left_(depth), vectors_(vectors) {
     const int thread = static_cast<int>(threadIdx.x);
-    constexpr int kEach = kExtent * kDepth / kThreads;
-    static_assert(kEach * kThreads == kExtent * kDepth && kEach % 4 == 0);
-    if constexpr (kMajor == Major::k) {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int mn = (thread + i * kThreads) / kDepth, in_k = (thread + i * kThreads) % kDepth;
-        cp_async<4>(tile + Tile::at(mn, in_k), source + mn * leading + in_k,
-                    mn < extent && in_k < depth_left);
-      }
-    } else if (vectors) {
-#pragma unroll
-      for (int i = 0; i < kEach / 4; ++i) {
-        const int group = thread + i * kThreads;
-        const int mn = group % (kExtent / 4) * 4, in_k = group / (kExtent / 4);
-        cp_async<16>(tile + Tile::at(mn, in_k), source + in_k * leading + mn,
-                     mn < extent && in_k < depth_left);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int mn = (thread + i * kThreads) % kExtent, in_k = (thread + i * kThreads) / kExtent;
-        cp_async<4>(tile + Tile::at(mn, in_k), source + in_k * leading + mn,
-                    mn < extent && in_k < depth_left);
-      }
-    }
+    const bool fours = kMajor == Major::mn && vectors;
+    line_ = fours ? thread / (kLength / 4) : thread / kLength;
+    within_ = fours ? thread % (kLength / 4) * 4 : thread % kLength;
+    next_ = from + line_ * leading + within_;
+    extent_left_ =
+        static_cast<int>(extent < kExtent ? extent : kExtent) - (kMajor == Major::k ? line_ : within_);
+    depth_left_ -= kMajor == Major::k ? within_ : line_;
   }
+
+  /// To be called for one step after the other.
+  __device__ __forceinline__ void operator()(float* tile, int64_t) {
+    if constexpr (kMajor == Major::k)
+      copy<4, 1>(tile + Tile::at(line_, within_));
+    else if (vectors_)
+      copy<16, Tile::kStride>(tile + Tile::at(within_, line_));
+    else
+      copy<4, Tile::kStride>(tile + Tile::at(within_, line_));
+    next_ += kMajor == Major::k ? kDepth : kDepth * leading_;
+    depth_left_ -= kDepth;
+  }
+
+ private:
+  using Tile = FfmaOperandTile<kExtent, kDepth>;
+  static constexpr int kLines = kMajor == Major::k ? kExtent : kDepth;
+  static constexpr int kLength = kMajor == Major::k ? kDepth : kExtent;
+
+  /// kBytes from each of the thread's lines, which lie kStride floats apart in the tile.
+  template <int kBytes, int kStride>
+  __device__ __forceinline__ void copy(float* to) const {
+    constexpr int kDown = kThreads * kBytes / 4 / kLength;
+    static_assert(kLines % kDown == 0);
+#pragma unroll
+    for (int down = 0; down < kLines; down += kDown)
+      cp_async<kBytes>(to + down * kStride, next_ + down * leading_,
+                       kMajor == Major::k ? down < extent_left_ && depth_left_ > 0
+                                          : down < depth_left_ && extent_left_ > 0);
+  }
+
+  const float* next_;  // the thread's place in the next step
+  int64_t leading_, depth_left_;
+  int line_, within_, extent_left_;
+  bool vectors_;
 };
 
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
@@ -95,8 +105,8 @@ struct FfmaTile {
 
   /// As MmaTile::multiply, with tiles as FfmaOperandTile has them, whatever kA and kB.
   template <Major kA, Major kB, typename LoadA, typename LoadB>
-  __device__ static __forceinline__ void multiply(Sums& sums, float* shared, int64_t steps,
-                                                  const LoadA& load_a, const LoadB& load_b) {
+  __device__ static __forceinline__ void multiply(Sums& sums, float* shared, int64_t steps, LoadA load_a,
+                                                  LoadB load_b) {
     auto load = [&](int64_t step) {
       float* stage = shared + static_cast<int>(step % kStages) * kStageElements;
       if (step < steps) {

@@ -65,52 +65,66 @@ struct OperandTile {
   }
 };
 
-/// Loads tiles of a matrix: the plain loader.
+/// Loads tiles of a matrix: the plain loader. A thread keeps its place in a line and goes down the lines.
 template <Major kMajor, int kExtent, int kDepth, int kThreads>
-struct MmaMatrixLoader {
-  using Tile = OperandTile<kMajor, kExtent, kDepth>;
-  const Bf16* from;  ///< the operand at the tile's first row (or column) and k = 0
-  int64_t leading;   ///< elements from one line to the next
-  int64_t extent;    ///< rows (columns) from the tile's first on
-  int64_t depth;     ///< of k
-  bool vectors;      ///< every line begins at a multiple of 16 bytes and has whole chunks only
-
-  __device__ __forceinline__ void operator()(Bf16* tile, int64_t step) const {
-    const int64_t k = step * kDepth;
-    const Bf16* source = from + (kMajor == Major::k ? k : k * leading);
-    const int64_t lines = kMajor == Major::k ? extent : depth - k;
-    const int64_t length = kMajor == Major::k ? depth - k : extent;
+class MmaMatrixLoader {
+ public:
+  /// `from`: the operand at the tile's first row (or column) and k = 0; `leading`: elements from one line to
+  /// the next; `extent`: rows (columns) from the tile's first on; `depth`: of k; `vectors`: every line begins
+  /// at a multiple of 16 bytes and has whole chunks only.
+  __device__ __forceinline__ MmaMatrixLoader(const Bf16* from, int64_t leading, int64_t extent, int64_t depth,
+                                             bool vectors)
+      : leading_(leading), depth_left_(depth), vectors_(vectors) {
     const int thread = static_cast<int>(threadIdx.x);
-    if (vectors) {
-      constexpr int kEach = Tile::kLines * Tile::kChunks / kThreads;
-      static_assert(kEach * kThreads == Tile::kLines * Tile::kChunks);
+    line_ = vectors ? thread / Tile::kChunks : thread / Tile::kLength;
+    within_ = vectors ? thread % Tile::kChunks * 8 : thread % Tile::kLength;
+    next_ = from + line_ * leading + within_;
+    extent_left_ =
+        static_cast<int>(extent < kExtent ? extent : kExtent) - (kMajor == Major::k ? line_ : within_);
+    depth_left_ -= kMajor == Major::k ? within_ : line_;
+  }
+
+  /// To be called for one step after the other.
+  __device__ __forceinline__ void operator()(Bf16* tile, int64_t) {
+    if (vectors_) {
+      constexpr int kDown = kThreads / Tile::kChunks;
+      static_assert(Tile::kLines % kDown == 0 && kDown % 8 == 0);
+      Bf16* to = tile + Tile::at(line_, within_ / 8);  // every eighth line is swizzled alike
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int line = (thread + i * kThreads) / Tile::kChunks,
-                  chunk = (thread + i * kThreads) % Tile::kChunks;
-        cp_async<16>(tile + Tile::at(line, chunk), source + line * leading + chunk * 8,
-                     line < lines && chunk * 8 < length);
-      }
+      for (int down = 0; down < Tile::kLines; down += kDown)
+        cp_async<16>(to + down * Tile::kLength, next_ + down * leading_, exists(down));
     } else {
-      // Neighbouring threads take neighbouring elements, a few at a time: their loads wait for memory
-      // together, and their addresses take few registers.
-      constexpr int kAtOnce = 4, kLines = kThreads / Tile::kLength;
-      static_assert(kThreads % Tile::kLength == 0 && Tile::kLines % (kLines * kAtOnce) == 0);
-      const int within = thread % Tile::kLength;
+      // A few at a time: their loads wait for memory together, and their addresses take few registers.
+      constexpr int kDown = kThreads / Tile::kLength, kAtOnce = 4;
+      static_assert(kThreads % Tile::kLength == 0 && Tile::kLines % (kDown * kAtOnce) == 0);
 #pragma unroll 1
-      for (int line = thread / Tile::kLength; line < Tile::kLines; line += kLines * kAtOnce) {
+      for (int first = 0; first < Tile::kLines; first += kDown * kAtOnce) {
         Bf16 values[kAtOnce];
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i)
-          values[i] = line + i * kLines < lines && within < length
-                          ? source[(line + i * kLines) * leading + within]
-                          : convert<Bf16>(0.0f);
+          values[i] = exists(first + i * kDown) ? next_[(first + i * kDown) * leading_] : convert<Bf16>(0.0f);
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i)
-          tile[Tile::at(line + i * kLines, within / 8) + within % 8] = values[i];
+          tile[Tile::at(line_ + first + i * kDown, within_ / 8) + within_ % 8] = values[i];
       }
     }
+    next_ += kMajor == Major::k ? kDepth : kDepth * leading_;
+    depth_left_ -= kDepth;
   }
+
+ private:
+  using Tile = OperandTile<kMajor, kExtent, kDepth>;
+
+  /// Whether what lies `down` lines below the thread's place is within the operand.
+  __device__ __forceinline__ bool exists(int down) const {
+    return kMajor == Major::k ? down < extent_left_ && depth_left_ > 0
+                              : down < depth_left_ && extent_left_ > 0;
+  }
+
+  const Bf16* next_;  // the thread's place in the next step
+  int64_t leading_, depth_left_;
+  int line_, within_, extent_left_;
+  bool vectors_;
 };
 
 /// A block's tile; see the top of the file. FfmaTile has the same members for f32.
@@ -133,12 +147,13 @@ struct MmaTile {
   template <Major kMajor, int kExtent>
   using Loader = MmaMatrixLoader<kMajor, kExtent, kK, kThreads>;
 
-  /// sums += a b over `steps` steps. load_a(tile, step) writes a step's kM x kK part of a to shared memory as
-  /// OperandTile<kA, kM, kK> has it, by cp_async (not committed) or by plain stores, with zeros beyond the
-  /// edges; load_b is the same for b. Every thread of the block calls it; afterwards `shared` is free.
+  /// sums += a b over `steps` steps. load_a(tile, step), called for step 0, 1, ... in turn, writes a step's
+  /// kM x kK part of a to shared memory as OperandTile<kA, kM, kK> has it, by cp_async (not committed) or by
+  /// plain stores, with zeros beyond the edges; load_b is the same for b. Every thread of the block calls it;
+  /// afterwards `shared` is free.
   template <Major kA, Major kB, typename LoadA, typename LoadB>
-  __device__ static __forceinline__ void multiply(Sums& sums, Bf16* shared, int64_t steps,
-                                                  const LoadA& load_a, const LoadB& load_b) {
+  __device__ static __forceinline__ void multiply(Sums& sums, Bf16* shared, int64_t steps, LoadA load_a,
+                                                  LoadB load_b) {
     auto load = [&](int64_t step) {
       Bf16* stage = shared + static_cast<int>(step % kStages) * kStageElements;
       if (step < steps) {
