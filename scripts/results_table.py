@@ -18,7 +18,7 @@ def networks(run):
 
 def minutes(family):
     """What training all arms and seeds took on the machine that did it."""
-    return sum(event["seconds"] for log in family.glob("*/*/metrics.jsonl") for event in events(log.parent) if event["event"] == "stage_end") / 60
+    return sum(event["seconds"] for log in family.glob("*/*/metrics.jsonl") for event in events(log.parent) if event["event"] == "stage" and event["state"] == "end") / 60
 
 
 def arms(seed):
