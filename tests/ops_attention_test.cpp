@@ -44,6 +44,17 @@ const std::vector<AttentionCase>& attentions() {
       {"causal across blocks", {131}, 2, 12, true},
       {"head of bert", {40}, 2, 64},
       {"large scores", {21, 8}, 2, 16, false, 0, false, 30},
+      // Heads of 32, 64 and 128 have kernels of their own on CUDA, whose blocks are of 32 to 128 rows.
+      {"head of 32, ragged", {130, 1, 67}, 2, 32},
+      {"head of 64, ragged", {197, 64, 33}, 1, 64},
+      {"head of 128, ragged", {70, 5}, 1, 128},
+      {"head of 32, causal with dropout", {145}, 1, 32, true, 0.1},
+      {"head of 64, causal", {133, 31}, 1, 64, true},
+      {"head of 64, dropout by sample", {75, 20}, 2, 64, false, 0.25, true},
+      {"head of 128, causal", {97}, 1, 128, true},
+      {"many sequences", std::vector<int64_t>(70, 3), 1, 32},
+      {"head of 100", {37}, 1, 100},
+      {"head of 200", {35}, 1, 200, true, 0.25},
       {"small values", {9}, 1, 16, false, 0, false, 1e-12},
   };
   return all;
@@ -243,6 +254,13 @@ class Attention : public ::testing::TestWithParam<Subject> {};
 
 TEST_P(Attention, Forward) {
   for (const AttentionCase& c : attentions()) EXPECT_THAT(check(GetParam(), attention_case(c)), IsEmpty());
+  // Rows whose largest score comes in any block, and too large for a maximum of other blocks. Not for the
+  // backward, where probabilities near the smallest normal number may be flushed.
+  for (int64_t head_size : {20, 32, 64, 128})
+    EXPECT_THAT(
+        check(GetParam(),
+              attention_case({"large scores across blocks", {150}, 1, head_size, false, 0, false, 30})),
+        IsEmpty());
 }
 
 TEST_P(Attention, Backward) {
