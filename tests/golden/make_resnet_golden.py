@@ -9,7 +9,8 @@ index in Taper's memory order (filters KRSC, images NHWC). Of each network, in t
 in float64: logits and loss (summed over images); of each tensor's gradient, and in train mode of the running
 statistics after one step, the norm, four projections on random signs and eight elements. From runs in float32
 and under bfloat16 autocast: the error of each of these tensors against float64, as |a - b| / |b| over the tensor,
-the larger of contiguous and channels_last.
+the larger of contiguous and channels_last. In bfloat16 it hangs on a few relus that come out on the other side of
+0; so it is measured several times, with weights, images and labels drawn anew from the seeds that follow.
 """
 import pathlib
 import sys
@@ -151,7 +152,7 @@ CASES = {
     "cifar-plain": (lambda: Cifar([2, 2, 2], 12, shortcuts=False), (4, 16, 16), 0.0),
     "cifar-tanh": (lambda: Cifar([2, 2, 2], 8, act=torch.tanh, inner=1.5), (4, 13, 15), 0.0),
 }
-FLIPS_ALLOWED = ["resnet18", "resnet50", "wide-bottleneck"]  # millions of relus: some always flip
+LARGE = ["resnet18", "resnet50", "wide-bottleneck"]  # so many relus that some flip in float32 too
 
 
 def inputs(seed, n, height, width, classes):
@@ -208,21 +209,31 @@ def measure(case, seed):
     """The content of the file; None if a relu flips that should not."""
     content, names = {}, {}
     for mode in ["train", "eval"]:
-        truth = run(case, seed, mode == "train", torch.float64)
-        logits, loss, tensors = truth
-        names[mode] = list(tensors)
-        content[f"{mode}.logits"] = logits
-        content[f"{mode}.loss"] = np.array([loss])
-        content[f"{mode}.digests"] = np.array([digest(name, tensors[name]) for name in tensors])
-        for label, dtype, noises in [("f32", torch.float32, [0, 1, 2]), ("bf16", torch.bfloat16, [0])]:
-            errors = errors_of(case, seed, mode == "train", dtype, noises, truth)
-            if label == "f32" and case not in FLIPS_ALLOWED and np.max(errors) > 1e-4:
-                return None
-            print(f"{case}, seed {seed}, {mode}, {label}: logits {errors[0]:.1e}, median {np.median(errors):.1e}, "
-                  f"worst {np.max(errors):.1e}", flush=True)
-            content[f"{mode}.{label}.errors"] = errors
+        losses, bf16_errors = [], []
+        for draw in range(4 if case in LARGE else 16):
+            truth = run(case, seed + draw, mode == "train", torch.float64)
+            logits, loss, tensors = truth
+            if draw == 0:
+                errors = errors_of(case, seed, mode == "train", torch.float32, [0, 1, 2], truth)
+                if case not in LARGE and np.max(errors) > 1e-4:
+                    return None
+                report(case, seed, mode, "f32", errors)
+                names[mode] = list(tensors)
+                content[f"{mode}.logits"] = logits
+                content[f"{mode}.digests"] = np.array([digest(name, tensors[name]) for name in tensors])
+                content[f"{mode}.f32.errors"] = errors
+            losses.append(loss)
+            bf16_errors.append(errors_of(case, seed + draw, mode == "train", torch.bfloat16, [0], truth))
+            report(case, seed + draw, mode, "bf16", bf16_errors[-1])
+        content[f"{mode}.losses"] = np.array(losses)
+        content[f"{mode}.bf16.errors"] = np.array(bf16_errors)
     metadata = {"made by": f"torch {torch.__version__}, torchvision {torchvision.__version__}", "seed": str(seed)}
     return content, metadata | {f"{mode}.names": "\n".join(names[mode]) for mode in names}
+
+
+def report(case, seed, mode, dtype, errors):
+    print(f"{case}, seed {seed}, {mode}, {dtype}: logits {errors[0]:.1e}, median {np.median(errors):.1e}, "
+          f"worst {np.max(errors):.1e}", flush=True)
 
 
 if __name__ == "__main__":
