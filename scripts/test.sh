@@ -54,20 +54,22 @@ part_sanitize() {
   ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow
 }
 
-# Every fuzz target for ten seconds (FUZZ_SECONDS), from its seed inputs.
+fuzz() {  # fuzz TARGET
+  local name corpora
+  name=$(basename "$1")
+  corpora=(".cache/fuzz/$name")
+  mkdir -p "${corpora[0]}"
+  if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
+  "$1" "${corpora[@]}" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=10 -rss_limit_mb=2048 \
+    -print_final_stats=1 -verbosity=0 -artifact_prefix=.cache/fuzz/ 2>&1 | sed "s/^/$name: /"
+}
+
+# Every fuzz target for ten seconds (FUZZ_SECONDS), from its seed inputs; as many at once as there are cores.
 part_fuzz() {
   cmake --preset fuzz >/dev/null
   cmake --build build-fuzz --parallel "$jobs" --target fuzz_targets
-  local target name corpora
-  for target in build-fuzz/fuzz_*; do
-    name=$(basename "$target")
-    corpora=(".cache/fuzz/$name")
-    mkdir -p "${corpora[0]}"
-    if [ -d "tests/fuzz/seeds/$name" ]; then corpora+=("tests/fuzz/seeds/$name/"); fi
-    echo "$name"
-    "$target" "${corpora[@]}" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=10 -rss_limit_mb=2048 \
-      -print_final_stats=1 -verbosity=0 -artifact_prefix=.cache/fuzz/
-  done
+  export -f fuzz
+  printf '%s\n' build-fuzz/fuzz_* | xargs --max-procs="$jobs" -I{} bash -euo pipefail -c 'fuzz {}'
 }
 
 # The environment of the Python checks, .cache/venv, on top of Debian's torch, torchvision and numpy.
@@ -100,10 +102,7 @@ part_run() {
 # Every benchmark executable, one short round of each benchmark, so that it is known to work; the times mean nothing.
 part_bench() {
   build default build -DTAPER_TESTS=ON -DTAPER_BENCH=ON  # the libraries are those of the unit part
-  local benchmark
-  for benchmark in build/*_bench; do
-    "$benchmark" --benchmark_min_time=0.001
-  done
+  printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} {} --benchmark_min_time=0.001
 }
 
 parts=("$@")
