@@ -25,18 +25,19 @@ Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& 
     trained_.push_back(&p);
     segments_.push_back({p.offset, p.size, decay});
     for (int64_t begin = 0; begin < p.size;) {
-      if (room == 0) {
+      if (room <= 0) {
         portions_.emplace_back();
         room = kPortion;
       }
-      int64_t size = std::min(room, p.size - begin);
+      int64_t size = p.size - begin;
+      if (options.rule != OptimizerOptions::Rule::lamb) size = std::min(room, size);
       portions_.back().push_back({p.offset + begin, size, decay});
       begin += size;
       room -= size;
     }
   }
   team.run_one([&](Stream& stream) {
-    for (int i = 0; i < (options.adamw ? 2 : 1); ++i)
+    for (int i = 0; i < (options.rule == OptimizerOptions::Rule::sgd ? 1 : 2); ++i)
       moments_.push_back(Tensor::zeros(stream, type_, {store.value_size()}));
     if (options.ema_decay == 0) return;
     auto copy = [&](const Tensor& from) {
@@ -74,12 +75,19 @@ Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double c
   team.run(static_cast<int64_t>(portions_.size()), [&](Stream& stream, int64_t i) {
     std::span<const Segment> portion = portions_[static_cast<size_t>(i)];
     Backend& backend = team.backend();
-    if (options_.adamw)
-      backend.adamw(stream, portion, type_, {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
-                    gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
-    else
-      backend.sgd(stream, portion, type_, {lr, options_.momentum, options_.nesterov}, scale, gradients.data(),
-                  moments_[0].data(), values.data());
+    switch (options_.rule) {
+      case OptimizerOptions::Rule::sgd:
+        return backend.sgd(stream, portion, type_, {lr, options_.momentum, options_.nesterov}, scale,
+                           gradients.data(), moments_[0].data(), values.data());
+      case OptimizerOptions::Rule::adamw:
+        return backend.adamw(stream, portion, type_,
+                             {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
+                             gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
+      case OptimizerOptions::Rule::lamb:
+        return backend.lamb(stream, portion, type_,
+                            {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
+                            gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
+    }
   });
   for (Parameter* p : trained_) p->changed();
   return outcome;
@@ -99,10 +107,10 @@ void Optimizer::average(Team& team) {
 
 std::vector<NamedTensor> Optimizer::state() const {
   std::vector<NamedTensor> result;
-  if (options_.adamw)
-    result = {{"exp_avg", moments_[0]}, {"exp_avg_sq", moments_[1]}};
-  else
+  if (options_.rule == OptimizerOptions::Rule::sgd)
     result = {{"momentum_buffer", moments_[0]}};
+  else
+    result = {{"exp_avg", moments_[0]}, {"exp_avg_sq", moments_[1]}};
   if (average_values_.defined()) {
     result.push_back({"ema.values", average_values_});
     result.push_back({"ema.statistics", average_statistics_});

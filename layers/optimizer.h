@@ -1,6 +1,6 @@
 #pragma once
-// A step of SGD or AdamW over all trained tensors of a network at once, with clipping and an average of the
-// weights.
+// A step of SGD, AdamW or LAMB over all trained tensors of a network at once, with clipping and an average of
+// the weights.
 
 #include <string>
 #include <vector>
@@ -11,7 +11,8 @@
 namespace taper {
 
 struct OptimizerOptions {
-  bool adamw = false;  ///< otherwise SGD
+  enum class Rule { sgd, adamw, lamb };
+  Rule rule = Rule::sgd;
   double momentum = 0.9;
   bool nesterov = false;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
@@ -58,9 +59,10 @@ class Optimizer {
   OptimizerOptions options_;
   DType type_;
   std::vector<Parameter*> trained_;
-  std::vector<Segment> segments_;               // one for each trained tensor
-  std::vector<std::vector<Segment>> portions_;  // the same elements in pieces for the workers
-  std::vector<Tensor> moments_;                 // momentum, or first and second moment
+  std::vector<Segment> segments_;  // one for each trained tensor
+  std::vector<std::vector<Segment>>
+      portions_;                 // the same elements in pieces for the workers: lamb's are whole tensors
+  std::vector<Tensor> moments_;  // momentum, or first and second moment
   Tensor average_values_, average_statistics_;
   int64_t steps_ = 0;
 };

@@ -53,7 +53,7 @@ int64_t training_bytes(const Configuration& c, const StageOptions& stage, const 
   int64_t element = size_of(engine.type), workers = engine.team->workers();
   int64_t gradients =
       std::min<int64_t>(c.shards, workers + std::bit_width(static_cast<uint64_t>(c.shards)) - 1);
-  int64_t moments = (stage.optimizer == "adamw" ? 2 : 1) + (stage.ema_decay > 0 ? 1 : 0);
+  int64_t moments = (stage.optimizer == "sgd" ? 1 : 2) + (stage.ema_decay > 0 ? 1 : 0);
   int64_t shard = (stage.batch_size + c.shards - 1) / c.shards;
   return cost.parameters * (4 * (1 + gradients + moments) + 2 * element) +
          cost.activation_elements * element * shard * workers;

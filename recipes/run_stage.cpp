@@ -26,7 +26,10 @@ Plan make_plan(const Images& images, const StageOptions& stage, const std::strin
                    .milestones = stage.milestones,
                    .gamma = stage.gamma};
   for (int64_t& milestone : plan.schedule.milestones) milestone *= epoch;
-  plan.optimizer = {.adamw = stage.optimizer == "adamw",
+  using Rule = OptimizerOptions::Rule;
+  plan.optimizer = {.rule = stage.optimizer == "adamw"  ? Rule::adamw
+                            : stage.optimizer == "lamb" ? Rule::lamb
+                                                        : Rule::sgd,
                     .momentum = stage.momentum,
                     .nesterov = stage.nesterov,
                     .beta1 = stage.betas.at(0),

@@ -131,6 +131,19 @@ TEST_P(Loss, CrossEntropy) {
       }
 }
 
+TEST_P(Loss, ManyRows) {
+  Inputs inputs("many rows");
+  EXPECT_THAT(check(GetParam(), cross_entropy_case({300, 2}, 0, true, inputs.normal(600)), 1), IsEmpty());
+  EXPECT_THAT(check(GetParam(), count_case({300, 2}, inputs.normal(600)), 1), IsEmpty());
+}
+
+TEST_P(Loss, AClassWithoutAnyProbabilityCostsNothing) {
+  const double inf = std::numeric_limits<double>::infinity();
+  Case loss = cross_entropy_case({2, 4}, 0, true, {1, -inf, 2, 3, 0, -1, -inf, -inf});
+  loss.arguments[1].values = {2, 0};
+  EXPECT_THAT(check(GetParam(), loss, 1), IsEmpty());
+}
+
 TEST_P(Loss, KlDivergence) {
   for (const Extent& e : kExtents)
     for (double temperature : {1.0, 4.0})

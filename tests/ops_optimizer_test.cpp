@@ -100,6 +100,60 @@ Case adamw_case(const std::string& name, const AdamW& rule, double scale, std::v
       .plant_all({"gradient"});
 }
 
+/// As adamw_bound; the error of the directions' norm reaches every parameter of the segment.
+Bound lamb_bound(const Lamb& rule, double scale) {
+  return [rule, scale](const Case&, const Precision& precision, const Values& inputs, const Values& outputs) {
+    Values bounds;
+    for (const char* name : {"first_moment", "second_moment", "parameter"})
+      bounds[name] = std::vector<double>(kSize, 0);
+    double unit = precision.accumulator;
+    double correction1 = 1 - std::pow(rule.beta1, rule.step),
+           correction2 = 1 - std::pow(rule.beta2, rule.step);
+    for (const Segment& segment : kSegments) {
+      auto begin = static_cast<size_t>(segment.offset), end = begin + static_cast<size_t>(segment.size);
+      std::vector<double> u(kSize), u_error(kSize);
+      double p_squares = 0, u_squares = 0, error_squares = 0;
+      for (size_t i = begin; i < end; ++i) {
+        double g = std::abs(inputs.at("gradient")[i] * scale), p = inputs.at("parameter")[i];
+        double m = outputs.at("first_moment")[i], v = outputs.at("second_moment")[i];
+        double denominator = std::sqrt(v / correction2) + rule.eps;
+        double& m_bound = bounds["first_moment"][i] =
+            5 * unit * (rule.beta1 * std::abs(inputs.at("first_moment")[i]) + (1 - rule.beta1) * g);
+        bounds["second_moment"][i] = 7 * unit * v;
+        double adam = m / correction1 / denominator, decay = segment.weight_decay * p;
+        u[i] = adam + decay;
+        u_error[i] = unit * (13 * std::abs(adam) + 3 * std::abs(decay)) + m_bound / correction1 / denominator;
+        p_squares += p * p;
+        u_squares += u[i] * u[i];
+        error_squares += u_error[i] * u_error[i];
+      }
+      bool plain = p_squares == 0 || u_squares == 0;
+      double ratio = plain ? 1 : std::sqrt(p_squares / u_squares);
+      double ratio_error = plain ? 0 : std::sqrt(error_squares / u_squares) + 3 * unit;
+      for (size_t i = begin; i < end; ++i)
+        bounds["parameter"][i] = unit * std::abs(inputs.at("parameter")[i]) +
+                                 rule.lr * ratio * (u_error[i] + std::abs(u[i]) * (ratio_error + 3 * unit));
+    }
+    return bounds;
+  };
+}
+
+Case lamb_case(const std::string& name, const Lamb& rule, double scale, std::vector<double> gradient) {
+  Case result{.name = "lamb " + name,
+              .call =
+                  [=](Backend& backend, Stream& stream, DType type, const Pointers& p) {
+                    backend.lamb(stream, kSegments, accumulator(type), rule, scale, p["gradient"],
+                                 p["first_moment"], p["second_moment"], p["parameter"]);
+                  },
+              .bound = lamb_bound(rule, scale)};
+  Inputs inputs(result.name);
+  return result.input("gradient", Kind::accumulator, std::move(gradient))
+      .update("first_moment", Kind::accumulator, inputs.normal(kSize))
+      .update("second_moment", Kind::accumulator, inputs.uniform(kSize, 0, 2))
+      .update("parameter", Kind::accumulator, inputs.normal(kSize))
+      .plant_all({"gradient"});
+}
+
 Case sum_of_squares_case(const std::string& name, std::vector<double> x,
                          const std::vector<Segment>& segments = kSegments) {
   Case result{.name = "sum_of_squares " + name,
@@ -148,6 +202,24 @@ TEST_P(Optimizer, AdamW) {
   EXPECT_THAT(
       check(GetParam(), adamw_case("extreme", {.lr = 1e-3, .step = 7}, 1, inputs.magnitudes(kSize, -18, 18))),
       IsEmpty());
+}
+
+TEST_P(Optimizer, Lamb) {
+  Inputs inputs("lamb");
+  std::vector<double> normal = inputs.with_zeros(kSize);
+  EXPECT_THAT(check(GetParam(), lamb_case("first step", {.lr = 1e-2, .step = 1}, 1.0 / 64, normal)),
+              IsEmpty());
+  EXPECT_THAT(
+      check(GetParam(),
+            lamb_case("late step", {.lr = 0.1, .beta1 = 0.4, .beta2 = 0.99, .eps = 1e-8, .step = 100000}, 1,
+                      normal)),
+      IsEmpty());
+  EXPECT_THAT(
+      check(GetParam(), lamb_case("extreme", {.lr = 1e-3, .step = 7}, 1, inputs.magnitudes(kSize, -18, 18))),
+      IsEmpty());
+  Case at_zero = lamb_case("from zero", {.lr = 1e-3, .step = 1}, 1, normal);
+  std::fill(at_zero.arguments[3].values.begin(), at_zero.arguments[3].values.end(), 0);
+  EXPECT_THAT(check(GetParam(), at_zero), IsEmpty());
 }
 
 TEST_P(Optimizer, SumOfSquares) {
@@ -202,6 +274,23 @@ TEST(OptimizerReference, FirstStepOfAdamWByHand) {
   EXPECT_DOUBLE_EQ(outputs["second_moment"][3], 0.001 * 9);
   // Decay by lr x 0.1, then a step of lr x g / (|g| + eps).
   EXPECT_DOUBLE_EQ(outputs["parameter"][3], 2 - 0.01 * 0.1 * 2 - 0.01 * 3 / (3 + 1e-8));
+}
+
+TEST(OptimizerReference, FirstStepOfLambByHand) {
+  Case lamb = lamb_case("by hand", {.lr = 0.01, .eps = 0, .step = 1}, 0.5, std::vector<double>(kSize, 6));
+  for (size_t argument : {1, 2})
+    std::fill(lamb.arguments[argument].values.begin(), lamb.arguments[argument].values.end(), 0);
+  // The 64 elements from 16 on have no decay: each direction is g / |g| = 1, so that |u| = 8.
+  for (size_t i = 16; i < 80; ++i) lamb.arguments[3].values[i] = i < 48 ? 3 : -5;
+  Values outputs = reference(lamb);
+  EXPECT_DOUBLE_EQ(outputs["first_moment"][20], 0.1 * 3);
+  EXPECT_DOUBLE_EQ(outputs["second_moment"][20], 0.001 * 9);
+  const double norm = std::sqrt(32 * 9 + 32 * 25);
+  EXPECT_NEAR(outputs["parameter"][20], 3 - 0.01 * norm / 8, 1e-14);
+  EXPECT_NEAR(outputs["parameter"][60], -5 - 0.01 * norm / 8, 1e-14);
+  // One element with decay 0.1: u = 1 + 0.1 p, and |p| / |u| u is p itself, but for the sign.
+  EXPECT_NEAR(outputs["parameter"][3],
+              lamb.arguments[3].values[3] - 0.01 * std::abs(lamb.arguments[3].values[3]), 1e-14);
 }
 
 }  // namespace

@@ -71,6 +71,33 @@ void adamw_loops(int threads, const Segment& segment, const AdamW& rule, double 
       gradient, first_moment, second_moment, parameter);
 }
 
+/// The moments, and in `direction`, which holds the parameters, where they go. The moments as adamw has them.
+void lamb_direction_loops(int threads, const Segment& segment, const Lamb& rule, double gradient_scale,
+                          const float* gradient, float* first_moment, float* second_moment,
+                          float* direction) {
+  const double correction1 = 1 - std::pow(rule.beta1, static_cast<double>(rule.step));
+  const double correction2 = std::sqrt(1 - std::pow(rule.beta2, static_cast<double>(rule.step)));
+  const double decay = segment.weight_decay;
+  const bool near_m = 1 - rule.beta1 < 0.5;
+  update(
+      threads, segment.size,
+      [=](V g, V& m, V& v, V& p) HWY_ATTR {
+        g = hn::Mul(g, splat(gradient_scale));
+        m = hn::MulAdd(splat(near_m ? 1 - rule.beta1 : -rule.beta1), hn::Sub(g, m), near_m ? m : g);
+        v = hn::Add(hn::Mul(v, splat(rule.beta2)), hn::Mul(hn::Mul(splat(1 - rule.beta2), g), g));
+        const V denominator = hn::Add(hn::Div(hn::Sqrt(v), splat(correction2)), splat(rule.eps));
+        const V step = hn::Div(hn::Mul(splat(1 / correction1), m), denominator);
+        p = hn::MulAdd(p, splat(decay), step);
+      },
+      gradient, first_moment, second_moment, direction);
+}
+
+void lamb_step_loops(int threads, int64_t size, double step, const float* direction, float* parameter) {
+  map_parts(
+      threads, size, parameter, [=](V u, V p) HWY_ATTR { return hn::MulAdd(u, splat(-step), p); }, direction,
+      parameter);
+}
+
 /// Chunks of 4096 in lanes of f64, in which the square of any float is finite; the chunks in order.
 double squares_loops(int64_t size, const float* x) {
   constexpr int64_t kChunk = 4096;
@@ -105,6 +132,8 @@ namespace {
 
 HWY_EXPORT(sgd_loops);
 HWY_EXPORT(adamw_loops);
+HWY_EXPORT(lamb_direction_loops);
+HWY_EXPORT(lamb_step_loops);
 HWY_EXPORT(squares_loops);
 
 void require_f32(DType type) {
@@ -130,6 +159,26 @@ void CpuBackend::adamw(Stream& stream, std::span<const Segment> segments, DType 
   (cpu_stream(stream).threads(), segment, rule, gradient_scale,
    static_cast<const float*>(gradient) + segment.offset, static_cast<float*>(first_moment) + segment.offset,
    static_cast<float*>(second_moment) + segment.offset, static_cast<float*>(parameter) + segment.offset);
+}
+
+void CpuBackend::lamb(Stream& stream, std::span<const Segment> segments, DType type, const Lamb& rule,
+                      double gradient_scale, const void* gradient, void* first_moment, void* second_moment,
+                      void* parameter) {
+  require_f32(type);
+  const int threads = cpu_stream(stream).threads();
+  for (const Segment& segment : segments) {
+    float* p = static_cast<float*>(parameter) + segment.offset;
+    auto* direction = static_cast<float*>(cpu_stream(stream).scratch(segment.size * int64_t{sizeof(float)}));
+    std::copy(p, p + segment.size, direction);
+    HWY_DYNAMIC_DISPATCH(lamb_direction_loops)
+    (threads, segment, rule, gradient_scale, static_cast<const float*>(gradient) + segment.offset,
+     static_cast<float*>(first_moment) + segment.offset, static_cast<float*>(second_moment) + segment.offset,
+     direction);
+    const double p_squares = HWY_DYNAMIC_DISPATCH(squares_loops)(segment.size, p);
+    const double u_squares = HWY_DYNAMIC_DISPATCH(squares_loops)(segment.size, direction);
+    const double ratio = p_squares == 0 || u_squares == 0 ? 1 : std::sqrt(p_squares) / std::sqrt(u_squares);
+    HWY_DYNAMIC_DISPATCH(lamb_step_loops)(threads, segment.size, rule.lr * ratio, direction, p);
+  }
 }
 
 void CpuBackend::sum_of_squares(Stream&, std::span<const Segment> segments, DType type, const void* x,

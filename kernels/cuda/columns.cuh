@@ -89,8 +89,8 @@ __device__ __forceinline__ void load_columns(float (&values)[kWidth], const T* f
 }
 
 /// visit(first, left) for this thread's vector in each wide row of the chunk: its first element, and how many
-/// elements the array has from there on (its type says so where all chunks' vectors are whole). `vectors`:
-/// the arrays are aligned to 16 bytes.
+/// elements the array has from there on, none or fewer too (its type tells where vectors are whole).
+/// `vectors`: the arrays are aligned to 16 bytes.
 template <int kWidth, typename Visit>
 __device__ __forceinline__ void for_rows(const ColumnPlan& plan, int64_t chunk, bool vectors, Visit visit) {
   const int64_t own = own_vector<kWidth>(plan);
@@ -102,7 +102,7 @@ __device__ __forceinline__ void for_rows(const ColumnPlan& plan, int64_t chunk, 
       visit(row * plan.width + own, std::integral_constant<int, kWidth>());
   } else {
     for (int64_t row = begin + threadIdx.y; row < end; row += blockDim.y)
-      if (const int64_t first = row * plan.width + own; first < plan.count) visit(first, plan.count - first);
+      visit(row * plan.width + own, plan.count - (row * plan.width + own));
   }
 }
 

@@ -95,6 +95,8 @@ class ReferenceBackend : public Backend {
            void* momentum, void* parameter) override;
   void adamw(Stream&, std::span<const Segment>, DType, const AdamW&, double gradient_scale,
              const void* gradient, void* first_moment, void* second_moment, void* parameter) override;
+  void lamb(Stream&, std::span<const Segment>, DType type, const Lamb&, double gradient_scale,
+            const void* gradient, void* first_moment, void* second_moment, void* parameter) override;
   void sum_of_squares(Stream&, std::span<const Segment>, DType, const void* x, double* squares) override;
 
   // reference.cpp
