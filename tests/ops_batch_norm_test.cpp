@@ -34,7 +34,7 @@ const std::vector<BatchNormCase>& batch_norms() {
       {"three numbers", {.rows = 3, .channels = 1, .relu = true}, true},
       {"long", {.rows = 3000, .channels = 3}},
       {"long and wide", {.rows = 130, .channels = 128, .relu = true}, true},
-      {"wide", {.rows = 3, .channels = 129}},
+      {"wide", {.rows = 9, .channels = 129}},
       {"large mean", {.rows = 100, .channels = 17}, false, 1000, 1},
       {"large values", {.rows = 40, .channels = 16}, false, 0, 1e12},
       {"small values", {.rows = 40, .channels = 16}, false, 0, 1e-12},

@@ -177,6 +177,30 @@ TEST(Step, DecaysWhatItShould) {
   }
 }
 
+// The first direction of Adam is g / |g|, and each tensor has a norm of its own.
+TEST(Step, TakesLambsStepTensorByTensor) {
+  std::vector<std::vector<double>> g = gradients();
+  Setting s = on_reference(2);
+  auto before = s.parameters();
+  constexpr double kEps = 1e-6, kDecay = 0.25;
+  Optimizer optimizer(s.team, s.network->store(),
+                      {.rule = OptimizerOptions::Rule::lamb, .eps = kEps, .weight_decay = kDecay});
+  s.step(batch(5), classify(*s.network, true), optimizer, 0.1);
+  auto after = s.parameters();
+  for (size_t i = 0; i < g.size(); ++i) {
+    std::vector<double> direction;
+    double p_squares = 0, squares = 0;
+    for (size_t k = 0; k < g[i].size(); ++k) {
+      direction.push_back(g[i][k] / (std::abs(g[i][k]) + kEps) + kDecay * before[i][k]);
+      p_squares += before[i][k] * before[i][k];
+      squares += direction.back() * direction.back();
+    }
+    const double ratio = p_squares == 0 || squares == 0 ? 1 : std::sqrt(p_squares / squares);
+    for (size_t k = 0; k < g[i].size(); ++k)
+      EXPECT_NEAR(after[i][k], before[i][k] - 0.1 * ratio * direction[k], 1e-8) << i << ", " << k;
+  }
+}
+
 // The gradient of the head's bias is the mean of softmax - target.
 TEST(Step, SmoothsLabels) {
   constexpr double kSmoothing = 0.3;
