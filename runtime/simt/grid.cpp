@@ -94,6 +94,10 @@ std::string run(const Launch& launch, uint64_t seed) {
     std::string failure = run_blocks(launch, seed);
     checker.end_launch();
     return failure;
+  } else if constexpr (kOneSharedMemory) {
+    static std::mutex one_grid;
+    std::lock_guard lock(one_grid);
+    return run_blocks(launch, seed);
   } else {
     return run_blocks(launch, seed);
   }

@@ -10,6 +10,10 @@
 #include "runtime/simt/index.h"
 #include "runtime/simt/symbols.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 constinit thread_local uint3 threadIdx{};
 constinit thread_local uint3 blockIdx{};
 constinit thread_local dim3 blockDim{};
@@ -29,6 +33,8 @@ std::string text(Where where) { return fmt::format("{}:{}", where.file_name(), w
 
 void Worker::Free::operator()(void* memory) const { std::free(memory); }
 
+Worker::~Worker() { allow_shared(kMaximumSharedBytes); }
+
 constinit thread_local Worker* Worker::current_ = nullptr;
 
 Worker& Worker::make() {
@@ -43,7 +49,7 @@ std::string Worker::run_block(const Launch& launch, uint3 block_index) {
   uint32_t first = take();
   resume(first);
   if constexpr (kChecked) Checker::instance().begin_block(shared_.get());
-  taper_simt_switch(&host_, context_of(first));
+  switch_to(&host_, context_of(first));
   launch_ = nullptr;
   if (error_.empty()) return {};
   // Suspended threads will never end: their fibers begin anew.
@@ -53,10 +59,10 @@ std::string Worker::run_block(const Launch& launch, uint3 block_index) {
     fiber->prepare(fiber_main);
     idle_.push_back(fiber.get());
   }
-  std::string message = fmt::format("{}, {} (block {}, thread {}): {}", launch.symbol->name, error_place_,
-                                    text(blockIdx), text(threadIdx), error_);
-  error_.clear();
-  return message;
+  // Moved out, so that they hold no memory which the next failure would leave on an abandoned stack.
+  const std::string message = std::move(error_), place = std::move(error_place_);
+  return fmt::format("{}, {} (block {}, thread {}): {}", launch.symbol->name, place, text(blockIdx),
+                     text(threadIdx), message);
 }
 
 void Worker::begin(const Launch& launch, uint3 block_index) {
@@ -81,10 +87,20 @@ void Worker::begin(const Launch& launch, uint3 block_index) {
   for (Warp& warp : warps_) warp.ready = warp.open = 0;
   set_all_ready();
   // NaN, and an index out of every range.
+  allow_shared(launch.shared_bytes);
   std::memset(shared_.get(), 0xFF, launch.shared_bytes);
   for (const SharedArray& array : launch.symbol->shared)
     std::memset(reinterpret_cast<std::byte*>(&threadIdx) + array.offset, 0xFF, array.bytes);
   thread_ = 0;
+}
+
+// AddressSanitizer tells of accesses beyond what the launch gives.
+void Worker::allow_shared([[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  auto* shared = static_cast<std::byte*>(shared_.get());
+  __asan_unpoison_memory_region(shared, bytes);
+  __asan_poison_memory_region(shared + bytes, kMaximumSharedBytes - bytes);
+#endif
 }
 
 void Worker::set_ready(uint32_t warp, uint32_t lanes) {
@@ -150,6 +166,7 @@ Context Worker::context_of(uint32_t thread) {
 // A fiber runs one new thread after another until one must wait: a kernel without barriers needs a single
 // one.
 void Worker::fiber_main() {
+  entered();
   Worker& worker = of_this_thread();
   for (;;) {
     Fiber* self = worker.running_;
@@ -163,7 +180,7 @@ void Worker::fiber_main() {
       if (next != kNone) worker.resume(next);
       if (next != kNone && worker.thread_of_[next].state == State::kNew) continue;
       worker.idle_.push_back(self);
-      taper_simt_switch(&self->context, next == kNone ? worker.host_ : worker.thread_of_[next].context);
+      switch_to(&self->context, next == kNone ? worker.host_ : worker.thread_of_[next].context);
       break;
     }
   }
@@ -177,7 +194,7 @@ void Worker::fiber_main() {
   uint32_t next = take();
   if (next == kNone) stuck();
   resume(next);
-  taper_simt_switch(&self.context, context_of(next));
+  switch_to(&self.context, context_of(next));
   self.state = State::kRunnable;
 }
 
@@ -226,10 +243,10 @@ void Worker::meet(uint32_t mask, Collective collective, void* operands, Where wh
 }
 
 void Worker::fail_elsewhere(Where there, Where where) {
-  fail(
+  std::string message =
       fmt::format("others wait at {}: all threads of a block, or all lanes of a mask, must meet in one place",
-                  text(there)),
-      where);
+                  text(there));
+  fail(std::move(message), where);
 }
 
 void Worker::fail_outside(uint32_t mask, Where where) {
@@ -277,7 +294,7 @@ void Worker::fail(std::string message, std::string place) {
   error_ = std::move(message);
   error_place_ = std::move(place);
   Context abandoned;
-  taper_simt_switch(&abandoned, host_);
+  switch_to(&abandoned, host_);
   std::abort();  // nobody resumes an abandoned thread
 }
 

@@ -23,6 +23,14 @@ using Where = std::source_location;
 /// Whether each access to memory is checked (TAPER_SIMT_CHECK).
 inline constexpr bool kChecked = TAPER_SIMT_CHECKED;
 
+/// Whether __shared__ variables are the process's, for AddressSanitizer has red zones around such only: grids
+/// then run one after another.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kOneSharedMemory = true;
+#else
+inline constexpr bool kOneSharedMemory = false;
+#endif
+
 constexpr int kWarp = 32;
 constexpr int kMaximumThreads = 1024;
 constexpr uint32_t kNone = 0xFFFFFFFF;
@@ -38,6 +46,10 @@ using Collective = const char* (*)(void* const (&operands)[kWarp], uint32_t mask
 
 class Worker {
  public:
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
   /// The worker of the calling thread of the host, made when first asked for.
   static Worker& of_this_thread() { return current_ != nullptr ? *current_ : make(); }
   /// Whether the calling code is a kernel's.
@@ -91,6 +103,7 @@ class Worker {
 
   Worker();
   static Worker& make();
+  void allow_shared(size_t bytes);
   [[noreturn]] static void fiber_main();
   void begin(const Launch& launch, uint3 block_index);
   uint32_t take();

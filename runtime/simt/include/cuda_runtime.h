@@ -6,7 +6,11 @@
 // Before the toolkit's headers, which define only what is not defined; one of them may have come first.
 #undef __shared__
 #undef __launch_bounds__
+#if defined(__SANITIZE_ADDRESS__)
+#define __shared__ static  // AddressSanitizer has no red zones around thread-local variables
+#else
 #define __shared__ static thread_local
+#endif
 #define __launch_bounds__(...)
 
 #include <cuda_runtime_api.h>
