@@ -137,8 +137,8 @@ void Checker::meet(uint32_t warp) {
 
 void Checker::access(const void* pointer, uint32_t bytes, Kind kind, uint16_t site) {
   uintptr_t address = number(pointer);
-  if (address - number(__builtin_frame_address(0)) < Fiber::kStackBytes)
-    return;  // the thread's own variables
+  // The thread's own variables lie on its fiber's stack.
+  if (address / Fiber::kStackBytes == number(__builtin_frame_address(0)) / Fiber::kStackBytes) return;
   for (uintptr_t variable : index_variables_)
     if (address - variable < sizeof(uint3)) return;
   Shared place;
