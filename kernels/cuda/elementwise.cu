@@ -127,22 +127,24 @@ constexpr int kTile = 32, kTileRows = 8;
 /// lies in 32 different banks, whatever the element's size.
 template <typename T>
 __global__ void __launch_bounds__(kTile* kTileRows)
-    transpose_kernel(int64_t rows, int64_t columns, int64_t row_tiles, int64_t column_tiles, const T* x,
+    transpose_kernel(int64_t rows, int64_t columns, uint32_t row_tiles, uint32_t column_tiles, const T* x,
                      T* y) {
   __shared__ T tile[kTile][kTile + 1];
+  // A grid has fewer than 2^31 blocks.
   const int64_t matrix = blockIdx.x / (row_tiles * column_tiles);
-  const int64_t row = blockIdx.x / column_tiles % row_tiles * kTile;
-  const int64_t column = blockIdx.x % column_tiles * kTile;
-  x += matrix * rows * columns;
-  y += matrix * rows * columns;
-  const int across = static_cast<int>(threadIdx.x);
-  for (int down = static_cast<int>(threadIdx.y); down < kTile; down += kTileRows)
-    if (row + down < rows && column + across < columns)
-      tile[down][across] = x[(row + down) * columns + column + across];
+  const int64_t row = int64_t{blockIdx.x / column_tiles % row_tiles} * kTile;
+  const int64_t column = int64_t{blockIdx.x % column_tiles} * kTile;
+  const int across = static_cast<int>(threadIdx.x), first = static_cast<int>(threadIdx.y);
+  // Of the tile, what lies in the matrix.
+  const int tall = static_cast<int>(rows - row < kTile ? rows - row : kTile);
+  const int wide = static_cast<int>(columns - column < kTile ? columns - column : kTile);
+  const T* from = x + (matrix * rows + row + first) * columns + column + across;
+  for (int down = first; down < tall; down += kTileRows, from += kTileRows * columns)
+    if (across < wide) tile[down][across] = *from;
   __syncthreads();
-  for (int down = static_cast<int>(threadIdx.y); down < kTile; down += kTileRows)
-    if (column + down < columns && row + across < rows)
-      y[(column + down) * rows + row + across] = tile[across][down];
+  T* to = y + (matrix * columns + column + first) * rows + row + across;
+  for (int down = first; down < wide; down += kTileRows, to += kTileRows * rows)
+    if (across < tall) *to = tile[across][down];
 }
 
 /// A thread takes four features of a row: one draw of Philox. Words are compared as integers: uniform(w) >= p
@@ -186,10 +188,10 @@ void launch_cast(CudaStream& stream, int64_t count, const void* from, void* to) 
 template <typename T>
 void launch_transpose(CudaStream& stream, int64_t batch, int64_t rows, int64_t columns, const void* x,
                       void* y) {
-  const int64_t row_tiles = blocks_for(rows, kTile), column_tiles = blocks_for(columns, kTile);
-  launch(transpose_kernel<T>, blocks_for(batch * row_tiles * column_tiles, 1), dim3(kTile, kTileRows), 0,
-         stream.handle(), rows, columns, row_tiles, column_tiles, static_cast<const T*>(x),
-         static_cast<T*>(y));
+  const uint32_t row_tiles = blocks_for(rows, kTile), column_tiles = blocks_for(columns, kTile);
+  launch(transpose_kernel<T>, blocks_for(batch * int64_t{row_tiles} * column_tiles, 1),
+         dim3(kTile, kTileRows), 0, stream.handle(), rows, columns, row_tiles, column_tiles,
+         static_cast<const T*>(x), static_cast<T*>(y));
 }
 
 }  // namespace
