@@ -113,7 +113,7 @@ def occupancy(architecture, threads, registers, shared):
 def measure(build, dynamic):
     """The kernels of a build, by readable name, and the size of their objects."""
     kernels, size = {}, 0
-    objects = sorted(pathlib.Path(build).glob("kernels/cuda/CMakeFiles/taper_cuda.dir/*.cu.o"))
+    objects = sorted(pathlib.Path(build).glob("kernels/cuda/CMakeFiles/taper_cuda.dir/**/*.cu.o"))
     if not objects:
         sys.exit(f"{build} has no objects of CUDA kernels: 'cmake --preset cuda', then 'cmake --build {build}'")
     for path in objects:

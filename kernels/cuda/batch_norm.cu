@@ -20,7 +20,8 @@ using namespace cuda;
 namespace {
 
 template <typename T>
-__global__ void moments(ColumnPlan plan, const T* x, float* partial, bool vectors) {
+__global__ void __launch_bounds__(kColumnThreads)
+    moments(ColumnPlan plan, const T* x, float* partial, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   float pivot[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) load_columns(pivot, x, plan);
@@ -44,8 +45,9 @@ struct Statistics {
 };
 
 template <typename T>
-__global__ void statistics(ColumnPlan plan, const T* x, const float* partial, const float* gamma,
-                           const float* beta, double eps, double rows, Statistics out) {
+__global__ void __launch_bounds__(kTotalThreads)
+    statistics(ColumnPlan plan, const T* x, const float* partial, const float* gamma, const float* beta,
+               double eps, double rows, Statistics out) {
   double totals[2];
   total_chunks(totals, partial, plan.chunks, plan.width, plan.columns);
   const int64_t channel = total_column();
@@ -66,8 +68,9 @@ __global__ void statistics(ColumnPlan plan, const T* x, const float* partial, co
 
 /// y may be x or residual. `pivots` and `residual` may be null.
 template <typename T>
-__global__ void normalise(ColumnPlan plan, bool relu, const T* x, const float* pivots, const float* scales,
-                          const float* shifts, const T* residual, T* y, bool vectors) {
+__global__ void __launch_bounds__(kColumnThreads)
+    normalise(ColumnPlan plan, bool relu, const T* x, const float* pivots, const float* scales,
+              const float* shifts, const T* residual, T* y, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   float pivot[kWidth] = {}, scale[kWidth] = {}, shift[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) {

@@ -32,8 +32,9 @@ __device__ __forceinline__ void load_gradient(T (&g)[kWidth], const T* dy, const
 
 /// y and dresidual may be null.
 template <typename T>
-__global__ void gradient_sums(ColumnPlan plan, const T* dy, const T* x, const T* y, const float* means,
-                              T* dresidual, float* partial, bool vectors) {
+__global__ void __launch_bounds__(kColumnThreads)
+    gradient_sums(ColumnPlan plan, const T* dy, const T* x, const T* y, const float* means, T* dresidual,
+                  float* partial, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   float mean[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) load_columns(mean, means, plan);
@@ -56,9 +57,9 @@ struct Coefficients {
   float *scales, *slopes, *shifts;
 };
 
-__global__ void gradient_coefficients(ColumnPlan plan, const float* partial, const float* gamma,
-                                      const float* rstds, double rows, float* dgamma, float* dbeta,
-                                      Coefficients out) {
+__global__ void __launch_bounds__(kTotalThreads)
+    gradient_coefficients(ColumnPlan plan, const float* partial, const float* gamma, const float* rstds,
+                          double rows, float* dgamma, float* dbeta, Coefficients out) {
   double totals[2];
   total_chunks(totals, partial, plan.chunks, plan.width, plan.columns);
   const int64_t channel = total_column();
@@ -74,8 +75,9 @@ __global__ void gradient_coefficients(ColumnPlan plan, const float* partial, con
 
 /// dx may be dy. y may be null; `fixed`: dx = scale g alone.
 template <typename T>
-__global__ void input_gradient(ColumnPlan plan, bool fixed, const T* dy, const T* x, const T* y,
-                               const float* means, Coefficients of_channel, T* dx, bool vectors) {
+__global__ void __launch_bounds__(kColumnThreads)
+    input_gradient(ColumnPlan plan, bool fixed, const T* dy, const T* x, const T* y, const float* means,
+                   Coefficients of_channel, T* dx, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   float mean[kWidth] = {}, scale[kWidth] = {}, slope[kWidth] = {}, shift[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) {

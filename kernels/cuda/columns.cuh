@@ -145,7 +145,7 @@ __device__ __forceinline__ void sum_chunk(const ColumnPlan& plan, bool vectors, 
   }
 }
 
-constexpr int kTotalSlices = 16;
+constexpr int kTotalSlices = 16, kTotalThreads = kWarp * kTotalSlices;
 inline dim3 total_block() { return dim3(kWarp, kTotalSlices); }
 inline uint32_t total_blocks(int64_t columns) { return blocks_for(columns, kWarp); }
 

@@ -1,6 +1,7 @@
 // The kernels' device in a build for GPUs: the first that CUDA_VISIBLE_DEVICES leaves.
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/device.cuh"
 #include "runtime/cuda/error.h"
 
 namespace taper {
@@ -9,7 +10,7 @@ namespace {
 
 // Compiled for the same architectures as all kernels: stands for them when a GPU is asked whether it can run
 // them.
-__global__ void probe() {}
+__global__ void __launch_bounds__(cuda::kWarp) probe() {}
 
 constexpr int kDevice = 0;
 constexpr const char* kOthers =

@@ -149,7 +149,7 @@ __device__ __forceinline__ void write_dx(const Backward<T>& a, int64_t row) {
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) layer_norm_gradients(Backward<T> a) {
+__global__ void __launch_bounds__(kThreads, 1) layer_norm_gradients(Backward<T> a) {
   const int64_t begin = int64_t{blockIdx.x} * kRowsPerBlock, end = min(a.rows, begin + kRowsPerBlock);
   for (int64_t row = begin + threadIdx.y; row < end; row += kRowsAtOnce) write_dx<T, kWidth>(a, row);
 
@@ -175,8 +175,9 @@ __global__ void __launch_bounds__(kThreads) layer_norm_gradients(Backward<T> a) 
   }
 }
 
-__global__ void add_partial_gradients(int64_t blocks, int64_t features, const float* partial, float* dgamma,
-                                      float* dbeta) {
+__global__ void __launch_bounds__(kTotalThreads)
+    add_partial_gradients(int64_t blocks, int64_t features, const float* partial, float* dgamma,
+                          float* dbeta) {
   double totals[2];
   total_chunks(totals, partial, blocks, features, features);
   const int64_t column = total_column();

@@ -123,7 +123,8 @@ __device__ __forceinline__ int64_t own_channel() {
 }
 
 template <typename T, int kWidth>
-__global__ void average_pool(int64_t pixels, int64_t channels, const T* x, T* y) {
+__global__ void __launch_bounds__(kColumnThreads)
+    average_pool(int64_t pixels, int64_t channels, const T* x, T* y) {
   const int64_t image = blockIdx.x, channel = own_channel<kWidth>();
   float sums[kWidth] = {};
   if (channel < channels)
@@ -142,7 +143,8 @@ __global__ void average_pool(int64_t pixels, int64_t channels, const T* x, T* y)
 }
 
 template <typename T, int kWidth>
-__global__ void average_pool_gradient(int64_t pixels, int64_t channels, const T* dy, T* dx) {
+__global__ void __launch_bounds__(kColumnThreads)
+    average_pool_gradient(int64_t pixels, int64_t channels, const T* dy, T* dx) {
   const int64_t image = blockIdx.x, channel = own_channel<kWidth>();
   if (channel >= channels) return;
   T values[kWidth];
