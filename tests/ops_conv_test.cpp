@@ -41,6 +41,8 @@ const std::vector<NamedShape>& shapes() {
       {"wide", {.n = 3, .h = 7, .w = 9, .c = 72, .k = 140, .r = 3, .s = 2, .padding = 1}},
       {"wide_odd", {.n = 1, .h = 6, .w = 7, .c = 13, .k = 70, .r = 3, .s = 3, .padding = 1}},
       {"wide_parts", {.n = 3, .h = 14, .w = 13, .c = 72, .k = 72, .r = 1, .s = 1}},
+      {"stem", {.n = 1, .h = 11, .w = 10, .c = 3, .k = 16, .r = 7, .s = 7, .stride = 2, .padding = 3}},
+      {"wide_stem", {.n = 1, .h = 9, .w = 10, .c = 3, .k = 72, .r = 5, .s = 5, .stride = 2, .padding = 2}},
       {"many_pixels", {.n = 4, .h = 28, .w = 28, .c = 8, .k = 8, .r = 3, .s = 3, .padding = 1}},
   };
   return all;
