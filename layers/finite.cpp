@@ -25,6 +25,7 @@ namespace {
 // `tensors` lie in `values`, each at its offset.
 std::string first_non_finite(Team& team, const std::vector<const Parameter*>& tensors, const Tensor& values) {
   std::vector<Segment> segments;
+  segments.reserve(tensors.size());
   for (const Parameter* p : tensors) segments.push_back({p->offset, p->size});
   std::vector<double> squares = sums_of_squares(team, segments, values);
   auto found = std::find_if(squares.begin(), squares.end(), [](double v) { return !std::isfinite(v); });

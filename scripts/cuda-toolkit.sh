@@ -20,7 +20,8 @@ folder() {  # where PyPI's packages put their files
 install() {
   [ -x "$root/bin/pip" ] || python3 -m venv "$root"
   "$root/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
-  ln -sfn lib "$(folder)/lib64"  # where CMake looks
+  ln -sfn lib "$(folder)/lib64"  # where CMake looks, and by which name
+  ln -sfn libcudart.so.13 "$(folder)/lib/libcudart.so"
 }
 
 is_13() {  # is_13 FOLDER: a toolkit's headers, of 13.0 or later

@@ -10,7 +10,7 @@ namespace taper {
 namespace {
 
 // Above this a kernel has to opt in.
-constexpr size_t kPlainSharedBytes = 48 * 1024;
+constexpr size_t kPlainSharedBytes = size_t{48} * 1024;
 
 // The toolkit's own switch for synchronous launches; read by the driver as well.
 bool blocking() {

@@ -16,7 +16,7 @@ class Fiber {
   using Entry = void (*)();
 
   /// With the guard page; stacks are aligned to it.
-  static constexpr size_t kStackBytes = 128 * 1024;
+  static constexpr size_t kStackBytes = size_t{128} * 1024;
 
   /// `number` staggers the stacks: equally aligned ones would share the same few sets of the first cache.
   explicit Fiber(int64_t number);

@@ -60,7 +60,10 @@ Symbols read() {
       if (type == STT_TLS && name.starts_with("_ZZ"))
         symbols.shared.push_back({std::string(name), value, symbol->st_size});
       if (type == STT_FUNC && name.starts_with("_Z"))
-        symbols.functions.emplace(reinterpret_cast<const void*>(base + symbol->st_value), name);
+        // The loader's sum of two numbers is where the function lies.
+        symbols.functions.emplace(
+            reinterpret_cast<const void*>(base + symbol->st_value),  // NOLINT(performance-no-int-to-ptr)
+            name);
     }
   }
   for (SharedArray& array : symbols.shared) array.offset -= thread_index;

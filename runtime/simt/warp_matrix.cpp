@@ -103,16 +103,18 @@ template <typename Format>
     for (int i = 0; i < m; ++i) {
       float a[16][Format::kDepth], d[16][8];
       for (int lane = 0; lane < kWarp; ++lane) {
-        Format::unpack_a(own(lane).a + i * 4, lane / 4, lane % 4, a);
-        const float* part = own(lane).d + (i * n + j) * 4;
-        std::memcpy(&d[lane / 4][lane % 4 * 2], part, 2 * sizeof(float));
-        std::memcpy(&d[lane / 4 + 8][lane % 4 * 2], part + 2, 2 * sizeof(float));
+        Format::unpack_a(own(lane).a + ptrdiff_t{4} * i, lane / 4, lane % 4, a);
+        const float* part = own(lane).d + ptrdiff_t{4} * (i * n + j);
+        const int row = lane / 4, column = lane % 4 * 2;
+        std::memcpy(&d[row][column], part, 2 * sizeof(float));
+        std::memcpy(&d[row + 8][column], part + 2, 2 * sizeof(float));
       }
       multiply_tile<Format::kDepth>(d, a, b);
       for (int lane = 0; lane < kWarp; ++lane) {
-        float* part = own(lane).d + (i * n + j) * 4;
-        std::memcpy(part, &d[lane / 4][lane % 4 * 2], 2 * sizeof(float));
-        std::memcpy(part + 2, &d[lane / 4 + 8][lane % 4 * 2], 2 * sizeof(float));
+        float* part = own(lane).d + ptrdiff_t{4} * (i * n + j);
+        const int row = lane / 4, column = lane % 4 * 2;
+        std::memcpy(part, &d[row][column], 2 * sizeof(float));
+        std::memcpy(part + 2, &d[row + 8][column], 2 * sizeof(float));
       }
     }
   }

@@ -37,8 +37,8 @@ constexpr uint32_t kNone = 0xFFFFFFFF;
 constexpr int kMaximumWarps = kMaximumThreads / kWarp;
 /// What a kernel may use of shared memory: without asking, and with cudaFuncSetAttribute (compute
 /// capability 9.0).
-constexpr size_t kDefaultSharedBytes = 48 * 1024;
-constexpr size_t kMaximumSharedBytes = 227 * 1024;
+constexpr size_t kDefaultSharedBytes = size_t{48} * 1024;
+constexpr size_t kMaximumSharedBytes = size_t{227} * 1024;
 
 /// What the last lane to arrive does for all lanes of `mask`; operands[i] is what lane i left, on its own
 /// stack. Returns what is wrong, or null.

@@ -1,8 +1,8 @@
 // Step 4: the multiplications by tensor cores. A block has 64 x 64 outputs, a warp 32 x 32 as 2 x 4 tiles of
-// mma.m16n8k16, whose sums stay in registers; a and b are bf16. ldmatrix deals what lies in shared memory out
-// to the lanes as mma wants it (b's tile has a line for each k, which .trans turns around). Lines 16 bytes
-// longer than the tile put eight lines' chunks in 32 different banks. A step's loads, its barriers and its
-// multiplications still wait for one another.
+// mma.m16n8k16, whose sums stay in registers; a and b are bf16, here only bits that move. ldmatrix deals what
+// lies in shared memory out to the lanes as mma wants it (b's tile has a line for each k, which .trans turns
+// around). Lines 16 bytes longer than the tile put eight lines' chunks in 32 different banks. A step's loads,
+// its barriers and its multiplications still wait for one another.
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ladder/ladder.h"
@@ -20,25 +20,23 @@ constexpr int kTile = 64, kDepth = 32, kThreads = 128;
 
 /// Lines of kLength elements from `from` into shared memory, with zeros beyond `lines` and `length`.
 template <int kLines, int kLength>
-__device__ void load_tile(Bf16 (&tile)[kLines][kLength + 8], const Bf16* from, int64_t leading, int64_t lines,
-                          int64_t length, bool vectors) {
+__device__ void load_tile(uint16_t (&tile)[kLines][kLength + 8], const uint16_t* from, int64_t leading,
+                          int64_t lines, int64_t length, bool vectors) {
 #pragma unroll
   for (int i = 0; i < kLines * kLength / 8 / kThreads; ++i) {
     const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
     const int line = chunk / (kLength / 8), within = chunk % (kLength / 8) * 8;
-    Pack<Bf16, 8> eight;
-#pragma unroll
-    for (Bf16& value : eight.values) value = convert<Bf16>(0.0f);
+    Pack<uint16_t, 8> eight = {};
     if (line < lines) load(eight.values, from + line * leading + within, length - within, vectors);
-    *reinterpret_cast<Pack<Bf16, 8>*>(&tile[line][within]) = eight;
+    *reinterpret_cast<Pack<uint16_t, 8>*>(&tile[line][within]) = eight;
   }
 }
 
 __global__ void __launch_bounds__(kThreads)
-    tensor_core_kernel(int64_t m, int64_t n, int64_t k, int64_t column_blocks, const Bf16* a, const Bf16* b,
-                       float* out, bool vectors_a, bool vectors_b, bool pairs_out) {
-  __shared__ __align__(16) Bf16 a_tile[kTile][kDepth + 8];
-  __shared__ __align__(16) Bf16 b_tile[kDepth][kTile + 8];
+    tensor_core_kernel(int64_t m, int64_t n, int64_t k, int64_t column_blocks, const uint16_t* a,
+                       const uint16_t* b, float* out, bool vectors_a, bool vectors_b, bool pairs_out) {
+  __shared__ __align__(16) uint16_t a_tile[kTile][kDepth + 8];
+  __shared__ __align__(16) uint16_t b_tile[kDepth][kTile + 8];
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t first_row = blockIdx.x / column_blocks * kTile;
   const int64_t first_column = blockIdx.x % column_blocks * kTile;
@@ -83,8 +81,8 @@ __global__ void __launch_bounds__(kThreads)
 void tensor_core(Stream& stream, int64_t m, int64_t n, int64_t k, const void* a, const void* b, float* out) {
   const int64_t down = blocks_for(m, kTile), across = blocks_for(n, kTile);
   launch(tensor_core_kernel, blocks_for(down * across, 1), kThreads, 0, cuda_stream(stream).handle(), m, n, k,
-         across, static_cast<const Bf16*>(a), static_cast<const Bf16*>(b), out, aligned(a) && k % 8 == 0,
-         aligned(b) && n % 8 == 0, aligned(out) && n % 2 == 0);
+         across, static_cast<const uint16_t*>(a), static_cast<const uint16_t*>(b), out,
+         aligned(a) && k % 8 == 0, aligned(b) && n % 8 == 0, aligned(out) && n % 2 == 0);
 }
 
 }  // namespace taper::ladder
