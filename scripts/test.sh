@@ -102,7 +102,7 @@ part_run() {
 # Every benchmark executable, one short round of each benchmark, so that it is known to work; the times mean nothing.
 part_bench() {
   build default build -DTAPER_TESTS=ON -DTAPER_BENCH=ON  # the libraries are those of the unit part
-  printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} {} --benchmark_min_time=0.001
+  printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} env {} --benchmark_min_time=0.001  # env: xargs replaces no command
 }
 
 parts=("$@")
