@@ -41,6 +41,10 @@ class BridgedNetwork {
   Network& network() const { return network_; }
   BridgeKind kind() const { return kind_; }
   const std::vector<Unit>& units() const { return units_; }
+  /// The blocks between the stem and a boundary.
+  int64_t blocks_below(int64_t boundary) const {
+    return boundary == 0 ? 0 : units_[static_cast<size_t>(boundary - 1)].end;
+  }
   /// The map [wide, thin] at a boundary; null where the widths agree. Tied: boundaries joined by identity
   /// shortcuts share one.
   Parameter* lift(int64_t boundary) const {

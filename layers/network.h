@@ -62,6 +62,9 @@ class Network {
   /// Of one image of height x width: the stem's, each block's, the head's.
   virtual std::vector<Cost> costs(int64_t height, int64_t width) const = 0;
   Cost cost(int64_t height, int64_t width) const { return total(costs(height, width)); }
+  /// Pixels of one image of height x width behind the stem and the first `blocks` blocks; of the stem's
+  /// output also without `activated`, as in stem().
+  virtual int64_t positions(int64_t height, int64_t width, int64_t blocks, bool activated) const = 0;
   /// Every batch norm, in the order of execution: whose statistics move, and by which momentum.
   const std::vector<BatchNorm>& norms() const { return norms_; }
 

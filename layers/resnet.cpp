@@ -29,6 +29,25 @@ struct Extents {
   int64_t elements() const { return h * w * c; }
 };
 
+ConvShape shape_on(const Conv& conv, const Extents& in) {
+  const Shape& f = conv.filter->shape;
+  return {.n = 1,
+          .h = in.h,
+          .w = in.w,
+          .c = in.c,
+          .k = f[0],
+          .r = f[1],
+          .s = f[2],
+          .stride = conv.stride,
+          .padding = conv.padding};
+}
+
+// Behind the max pooling of an ImageNet stem.
+Extents pooled(const Extents& in) {
+  PoolShape pool{1, in.h, in.w, in.c, 3, 2, 1};
+  return {pool.out_h(), pool.out_w(), in.c};
+}
+
 class ResNet final : public Network {
  public:
   explicit ResNet(const ResNetSpec& spec);
@@ -49,6 +68,7 @@ class ResNet final : public Network {
   }
   std::vector<Parameter*> head_readers() const override { return {fc_weight_}; }
   std::vector<Cost> costs(int64_t height, int64_t width) const override;
+  int64_t positions(int64_t height, int64_t width, int64_t blocks, bool activated) const override;
 
  private:
   int64_t channels(const std::string& layer, int64_t width, double factor) const;
@@ -175,16 +195,7 @@ std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
   auto finish = [&] { parts.push_back(std::exchange(cost, {})); };
   // Kept of each layer: the convolution's output, the norm's, and that of an activation of its own.
   auto count = [&](const ConvNorm& layer, const Extents& in, bool activated) {
-    const Shape& f = layer.conv.filter->shape;
-    ConvShape shape{.n = 1,
-                    .h = in.h,
-                    .w = in.w,
-                    .c = in.c,
-                    .k = f[0],
-                    .r = f[1],
-                    .s = f[2],
-                    .stride = layer.conv.stride,
-                    .padding = layer.conv.padding};
+    ConvShape shape = shape_on(layer.conv, in);
     Extents out{shape.out_h(), shape.out_w(), shape.k};
     cost.parameters += shape.filter_size() + 2 * shape.k;
     cost.flops += shape.flops();
@@ -195,8 +206,7 @@ std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
   cost.activation_elements += x.elements();
   x = count(stem_, x, true);
   if (spec_.style == ResNetSpec::Style::imagenet) {
-    PoolShape pool{1, x.h, x.w, x.c, 3, 2, 1};
-    x = {pool.out_h(), pool.out_w(), x.c};
+    x = pooled(x);
     cost.activation_elements += x.elements();
   }
   finish();
@@ -210,6 +220,19 @@ std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
   cost.activation_elements += x.c + fc_bias_->size;
   finish();
   return parts;
+}
+
+int64_t ResNet::positions(int64_t height, int64_t width, int64_t blocks, bool activated) const {
+  Extents x{height, width, spec_.channels};
+  auto pass = [&](const ConvNorm& layer) {
+    ConvShape shape = shape_on(layer.conv, x);
+    x = {shape.out_h(), shape.out_w(), shape.k};
+  };
+  pass(stem_);
+  if (spec_.style == ResNetSpec::Style::imagenet && (activated || blocks > 0)) x = pooled(x);
+  for (int64_t i = 0; i < blocks; ++i)
+    for (const ConvNorm& layer : residuals_.at(static_cast<size_t>(i)).convs) pass(layer);
+  return x.h * x.w;
 }
 
 }  // namespace

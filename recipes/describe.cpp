@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands.h"
+#include "recipes/imitation_plan.h"
 #include "recipes/models.h"
 #include "recipes/progress.h"
 #include "recipes/run.h"
@@ -75,26 +76,23 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
   const Cost own = total(result.network == "wide" ? wide : thin);
   result.memory = training_bytes(c, options, own, engine);
   if (name == "imitate" || name == "match") result.memory += inference_bytes(total(wide), engine);
+  auto network = make_resnet(thin_spec(c, data.channels, data.classes)),
+       teacher = make_resnet(wide_spec(c, data.channels, data.classes));
   if (name == "imitate") {
-    auto network = make_resnet(thin_spec(c, data.channels, data.classes));
-    bool bridged = c.widen.kind == "full" && c.widen.factor != 1;
-    std::vector<Unit> units = make_units(*network, c.imitate.unit == "stage");
-    if (bridged) units.insert(units.begin(), {"stem", -1, 0});
-    if (c.imitate.order == "together") units = {{"all", units.front().begin, units.back().end}};
-    result.units = static_cast<int64_t>(units.size());
-    for (const Unit& unit : units) {
-      int64_t below = 0, here = 0, teacher = 0;
-      for (int64_t i = 0; i <= unit.end; ++i) {
-        auto part = static_cast<size_t>(i);  // part 0 is the stem, part i + 1 block i
-        (i <= unit.begin ? below : here) += thin[part].flops;
-        teacher += wide[part].flops;
-      }
-      result.flops +=
-          images * static_cast<double>((c.imitate.input == "sequential" ? below : 0) + 3 * here + teacher);
+    BridgedNetwork student = make_bridged(c, *network, *teacher);
+    std::vector<ImitationTarget> targets = imitation_targets(student);
+    std::vector<Targets> rounds = imitation_rounds(c, targets);
+    result.units = static_cast<int64_t>(rounds.size());
+    for (Targets round : rounds) {
+      ImitationCost cost = imitation_cost(c, student, *teacher, round, data.image_size);
+      result.flops += images * (cost.student + cost.teacher);
     }
   } else {
     result.flops = images * (3 * static_cast<double>(own.flops) +
                              (name == "match" ? static_cast<double>(total(wide).flops) : 0));
+    auto place = std::find(c.stages.begin(), c.stages.end(), name) - c.stages.begin();
+    if (result.network == "thin" && c.runs("imitate") && !merged(c, place))
+      result.flops += images * 3 * bridge_flops(make_bridged(c, *network, *teacher), data.image_size);
   }
   return result;
 }

@@ -23,10 +23,8 @@ Imitation::Imitation(const Configuration& configuration, Engine& engine, const I
       thin_(thin),
       wide_(wide),
       wide_units_(*wide.network, *wide.network,
-                  make_units(*wide.network, configuration.imitate.unit == "stage"), BridgeKind::none) {
-  if (thin.bridged->lift(0) != nullptr) targets_.push_back({"stem", 0});
-  int64_t boundary = 0;
-  for (const Unit& unit : thin.bridged->units()) targets_.push_back({unit.name, ++boundary});
+                  make_units(*wide.network, configuration.imitate.unit == "stage"), BridgeKind::none),
+      targets_(imitation_targets(*thin.bridged)) {
   const std::string& reader = thin.network->head_readers().at(0)->name;
   head_ = reader.substr(0, reader.rfind('.'));
 }
@@ -84,14 +82,6 @@ std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput
     t = activated(teacher, *wide_.network, t, boundary);
   }
   return results;
-}
-
-std::vector<Targets> Imitation::rounds() const {
-  Targets all = targets_;
-  if (configuration_.imitate.order == "together") return {all};
-  std::vector<Targets> result;
-  for (size_t i = 0; i < all.size(); ++i) result.push_back(all.subspan(i, 1));
-  return result;
 }
 
 Objective Imitation::objective(Targets targets, Input input) const {
@@ -231,32 +221,6 @@ std::vector<double> Imitation::errors(Targets targets) const {
   for (size_t k = 0; k < targets.size(); ++k)
     result.push_back(tree_sum(differences[k]) / tree_sum(energies[k]));
   return result;
-}
-
-namespace {
-
-// Forward FLOPs of the stem and of the units below `boundary`.
-double prefix_flops(const std::vector<Cost>& parts, const std::vector<Unit>& units, int64_t boundary) {
-  int64_t end = boundary == 0 ? 0 : units[static_cast<size_t>(boundary - 1)].end;
-  int64_t flops = 0;
-  for (int64_t i = 0; i <= end; ++i) flops += parts[static_cast<size_t>(i)].flops;
-  return static_cast<double>(flops);
-}
-
-}  // namespace
-
-double Imitation::student_flops(Targets targets) const {
-  auto parts = thin_.network->costs(images_.image_size(), images_.image_size());
-  const auto& units = thin_.bridged->units();
-  int64_t first = targets.front().boundary;
-  double all = prefix_flops(parts, units, targets.back().boundary);
-  double below = first == 0 ? 0 : prefix_flops(parts, units, first - 1);
-  return 3 * (all - below) + (input() == Input::sequential ? below : 0);
-}
-
-double Imitation::teacher_flops(Targets targets) const {
-  auto parts = wide_.network->costs(images_.image_size(), images_.image_size());
-  return prefix_flops(parts, thin_.bridged->units(), targets.back().boundary);
 }
 
 }  // namespace taper

@@ -2,24 +2,15 @@
 // Stage 2, narrow learning: the thin network learns the wide one's intermediate outputs, unit by unit from
 // the bottom (Zhou et al., ICML 2020; docs/method.md).
 
-#include <span>
 #include <string>
 #include <vector>
 
 #include "recipes/images.h"
+#include "recipes/imitation_plan.h"
 #include "recipes/models.h"
 #include "recipes/step.h"
 
 namespace taper {
-
-/// One thing to be trained: a unit, or the stem where its width differs.
-struct ImitationTarget {
-  std::string name;
-  int64_t boundary;  ///< whose output is compared: 0 the stem's, u + 1 unit u's
-};
-
-/// Consecutive ones.
-using Targets = std::span<const ImitationTarget>;
 
 class Imitation {
  public:
@@ -35,9 +26,8 @@ class Imitation {
   /// After the last target: the head from the wide network's through the lift as it was trained, where it
   /// was.
   void finish();
-  /// What is trained at a time, in the order of training: each target by itself, or all of them in every step
-  /// (imitate.order).
-  std::vector<Targets> rounds() const;
+  /// What is trained at a time, in the order of training.
+  std::vector<Targets> rounds() const { return imitation_rounds(configuration_, targets_); }
   /// Makes trainable what these targets train, and nothing else.
   void select(Targets targets);
   /// What a unit reads: the thin network's own output below it, or the wide network's, brought to the thin
@@ -53,10 +43,9 @@ class Imitation {
   /// Mean squared difference over mean squared target, for each target, behind the thin network's own prefix,
   /// both in evaluation mode, over the first images of the test split.
   std::vector<double> errors(Targets targets) const;
-  /// FLOPs of one image of one step: forward and backward of what is trained, forward of what is below it;
-  /// and the wide network's share.
-  double student_flops(Targets targets) const;
-  double teacher_flops(Targets targets) const;
+  ImitationCost cost(Targets targets) const {
+    return imitation_cost(configuration_, *thin_.bridged, *wide_.network, targets, images_.image_size());
+  }
 
  private:
   bool free() const { return thin_.bridged->kind() == BridgeKind::free; }

@@ -43,6 +43,13 @@ ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64
   return spec;
 }
 
+BridgedNetwork make_bridged(const Configuration& configuration, Network& thin, const Network& wide) {
+  BridgeKind kind = configuration.widen.kind != "full"        ? BridgeKind::none
+                    : configuration.imitate.bridges == "free" ? BridgeKind::free
+                                                              : BridgeKind::tied;
+  return {thin, wide, make_units(thin, configuration.imitate.unit == "stage"), kind};
+}
+
 Model& Models::operator[](const std::string& name) {
   auto found = models_.find(name);
   if (found == models_.end()) throw Failure("there is no {} network yet", name);
@@ -62,13 +69,8 @@ Model& Models::make(const std::string& name, bool bridged) {
                                    : thin_spec(configuration_, channels_, classes_);
   model.network = make_resnet(spec);
   if (bridged) {
-    bool full = configuration_.widen.kind == "full";
-    BridgeKind kind = !full                                      ? BridgeKind::none
-                      : configuration_.imitate.bridges == "free" ? BridgeKind::free
-                                                                 : BridgeKind::tied;
     model.bridged = std::make_unique<BridgedNetwork>(
-        *model.network, *(*this)["wide"].network,
-        make_units(*model.network, configuration_.imitate.unit == "stage"), kind);
+        make_bridged(configuration_, *model.network, *(*this)["wide"].network));
   } else {
     model.bridged = std::make_unique<BridgedNetwork>(*model.network);
   }

@@ -32,6 +32,9 @@ ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64
 /// The same, widened.
 ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64_t classes);
 
+/// The thin network, not allocated yet, in units and with bridges as configured.
+BridgedNetwork make_bridged(const Configuration& configuration, Network& thin, const Network& wide);
+
 /// A network of a run and what it has cost so far.
 struct Model {
   std::unique_ptr<Network> network;

@@ -115,14 +115,16 @@ Run::Job Run::make_job() {
     job.targets = imitation_->rounds()[static_cast<size_t>(position_.unit)];
     imitation_->select(job.targets);
     job.objective = imitation_->objective(job.targets, imitation_->input());
-    job.student_flops = imitation_->student_flops(job.targets);
-    job.teacher_flops = imitation_->teacher_flops(job.targets);
+    ImitationCost cost = imitation_->cost(job.targets);
+    job.student_flops = cost.student;
+    job.teacher_flops = cost.teacher;
     return job;
   }
   bool tied = model.bridged->kind() == BridgeKind::tied;
   for (Parameter& p : model.network->store().all())
     p.trainable = !p.is_statistic() && !(tied && belongs(p.name, "bridge"));
-  job.student_flops = 3 * forward_flops(models_.costs(job.network, images_.image_size()));
+  job.student_flops = 3 * (forward_flops(models_.costs(job.network, images_.image_size())) +
+                           bridge_flops(*model.bridged, images_.image_size()));
   const BridgedNetwork& student = *model.bridged;
   if (name == "match") {
     job.teacher_flops = forward_flops(models_.costs("wide", images_.image_size()));
