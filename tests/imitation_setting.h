@@ -100,4 +100,13 @@ struct ImitationSetting {
   Imitation imitation;
 };
 
+/// Widened in full, by tied and by free bridges.
+inline const std::vector<std::string> kTied{"widen.kind=full"};
+inline const std::vector<std::string> kFree{"widen.kind=full", "imitate.bridges=free", "network.kind=plain"};
+
+inline std::vector<std::string> with(std::vector<std::string> overrides, const std::string& more) {
+  overrides.push_back(more);
+  return overrides;
+}
+
 }  // namespace taper
