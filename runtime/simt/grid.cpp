@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "runtime/simt/check/checker.h"
+#include "runtime/simt/check/report.h"
 #include "runtime/simt/error.h"
 #include "runtime/simt/launch.h"
 #include "runtime/simt/queue.h"
@@ -88,6 +89,7 @@ std::string run_blocks(const Launch& launch, uint64_t seed) {
 
 std::string run(const Launch& launch, uint64_t seed) {
   if constexpr (kChecked) {
+    report_at_exit();
     Checker& checker = Checker::instance();
     std::lock_guard lock(checker.one_grid());
     checker.begin_launch(launch);

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "runtime/error.h"
-#include "runtime/simt/check/report.h"
 #include "runtime/simt/index.h"
 #include "runtime/simt/worker.h"
 
@@ -101,7 +100,6 @@ void Checker::released(void* block) {
 }
 
 void Checker::begin_launch(const Launch& launch) {
-  report_at_exit();
   launch_ = &launch;
   clock_.begin_launch();
   counting_ = count_;
@@ -226,14 +224,10 @@ void Checker::use_global(uintptr_t address, uint32_t bytes, Kind kind, uint16_t 
 }
 
 void Checker::order(Cell& cell, uint32_t mask, Kind kind, uint16_t site, bool shared) {
-  Access access{.time = clock_.now(),
-                .thread = static_cast<uint16_t>(Worker::of_this_thread().thread() & 0x3FF),
-                .bytes = static_cast<uint16_t>(mask & 0xF),
-                .write = kind != Kind::kRead,
-                .atomic = kind == Kind::kAtomic,
-                .site = site};
-  auto earlier = add(cell, access, clock_, shared);
-  if (!earlier) return;
+  Access access = Access::of(clock_.now(), Worker::of_this_thread().thread(), mask, kind != Kind::kRead,
+                             kind == Kind::kAtomic, site);
+  const Access* earlier = add(cell, access, clock_, shared);
+  if (earlier == nullptr) return;
   bool same_block = earlier->time >= block_;
   uint32_t thread = earlier->thread;
   fail(fmt::format("a race: {} {} memory that thread ({},{},{}) of {} {} at {}, and nothing orders the two",

@@ -4,7 +4,7 @@ namespace taper::simt {
 
 namespace {
 
-void add_read(Cell& cell, const Access& access, const Clock& clock, bool shared) {
+void add_read(Cell& cell, Access access, const Clock& clock, bool shared) {
   auto& [first, last] = cell.reads;
   if (first.time == 0 || clock.passed(first, shared)) {
     first = access;
@@ -16,7 +16,7 @@ void add_read(Cell& cell, const Access& access, const Clock& clock, bool shared)
   }
 }
 
-void add_write(Cell& cell, const Access& access) {
+void add_write(Cell& cell, Access access) {
   auto& [last, other] = cell.writes;
   auto covered = [&](const Access& earlier) { return (earlier.bytes & ~access.bytes) == 0; };
   if (!covered(last))
@@ -29,20 +29,20 @@ void add_write(Cell& cell, const Access& access) {
 
 }  // namespace
 
-std::optional<Access> add(Cell& cell, const Access& access, const Clock& clock, bool shared) {
+const Access* add(Cell& cell, Access access, const Clock& clock, bool shared) {
   auto conflicts = [&](const Access& earlier) {
     return earlier.time != 0 && clock.conflict(earlier, access, shared);
   };
   for (const Access& earlier : cell.writes)
-    if (conflicts(earlier)) return earlier;
+    if (conflicts(earlier)) return &earlier;
   if (!access.write) {
     add_read(cell, access, clock, shared);
-    return {};
+    return nullptr;
   }
   for (const Access& earlier : cell.reads)
-    if (conflicts(earlier)) return earlier;
+    if (conflicts(earlier)) return &earlier;
   add_write(cell, access);
-  return {};
+  return nullptr;
 }
 
 }  // namespace taper::simt

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 namespace taper::simt {
@@ -17,6 +17,13 @@ struct Access {
   uint16_t write : 1 = 0;
   uint16_t atomic : 1 = 0;
   uint16_t site = 0;
+
+  /// In one word, not field by field.
+  static Access of(uint32_t time, uint32_t thread, uint32_t bytes, bool write, bool atomic, uint32_t site) {
+    return std::bit_cast<Access>(uint64_t{time} | uint64_t{thread & 0x3FF} << 32 |
+                                 uint64_t{bytes & 0xF} << 42 | uint64_t{write} << 46 |
+                                 uint64_t{atomic} << 47 | uint64_t{site} << 48);
+  }
 };
 
 /// What later accesses to four bytes may conflict with: the last writes (of different bytes), and the first
@@ -92,7 +99,9 @@ class Clock {
   std::vector<Publication> publications_;
 };
 
-/// Adds an access, or returns an earlier one that it conflicts with.
-std::optional<Access> add(Cell& cell, const Access& access, const Clock& clock, bool shared);
+/// Adds an access, or returns an earlier one in the cell that it conflicts with. For each access of a kernel,
+/// so everything is passed in registers: a structure that is written in parts and read as one waits for
+/// memory.
+const Access* add(Cell& cell, Access access, const Clock& clock, bool shared);
 
 }  // namespace taper::simt
