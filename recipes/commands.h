@@ -33,4 +33,13 @@ void export_command(const std::filesystem::path& run, const std::filesystem::pat
 /// One page for several runs that differ in their seed.
 void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs);
 
+struct EncodeArguments {
+  bool cased = false;    ///< the vocabulary keeps upper case and accents
+  bool offsets = false;  ///< also the characters of the line that each token came from
+  bool json = false;     ///< one JSON object a line, with the tokens' text
+  bool replace = false;  ///< drop bytes that are not UTF-8 instead of stopping
+};
+/// The ids of each line of standard input, with [CLS] and [SEP], on a line of standard output.
+void tokenizer_encode_command(const std::filesystem::path& vocabulary, const EncodeArguments& arguments);
+
 }  // namespace taper

@@ -89,12 +89,39 @@ int run(int argc, char** argv) {
   report_app->add_option("output", output, "the HTML file to write")->required();
   report_app->add_option("runs", runs, "run directories")->required();
 
+  taper::EncodeArguments encode;
+  CLI::App* tokenizer_app = app.add_subcommand("tokenizer", "Text into BERT's tokens.");
+  tokenizer_app->require_subcommand(1);
+  CLI::App* encode_app = tokenizer_app->add_subcommand(
+      "encode",
+      "Read text from standard input and print the token ids of each line, [CLS] first and [SEP] last, as "
+      "Hugging "
+      "Face's tokenizers give them:\n\n"
+      "  taper tokenizer encode vocab.txt < text                    101 7592 102\n"
+      "  taper tokenizer encode vocab.txt --offsets < text          101:0-0 7592:0-5 102:0-0\n"
+      "  taper tokenizer encode vocab.txt --json < text             "
+      "{\"ids\":[101,...],\"tokens\":[\"[CLS]\",...]}\n\n"
+      "A word that the vocabulary cannot spell, or of more than 100 characters, is [UNK]; \"[MASK]\" in the "
+      "text is "
+      "the token.");
+  encode_app->add_option("vocabulary", path, "a vocab.txt: one token a line, its id the line's number from 0")
+      ->required();
+  encode_app->add_flag("--cased,!--uncased", encode.cased,
+                       "keep upper case and accents, for a cased vocabulary (default: --uncased)");
+  encode_app->add_flag("--offsets", encode.offsets, "the characters BEGIN-END of the line behind each token");
+  encode_app->add_flag("--json", encode.json,
+                       "print one JSON object a line: ids, tokens, and offsets where asked");
+  encode_app->add_flag(
+      "--replace", encode.replace,
+      "let U+FFFD, which has no token, stand for bytes that are not UTF-8 (default: stop there)");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
       throw taper::UserError(
-          "there is no command \"{}\"; there are train, evaluate, describe, export and report", argv[1]);
+          "there is no command \"{}\"; there are train, evaluate, describe, export, report and tokenizer",
+          argv[1]);
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (*train_app) {
@@ -109,6 +136,8 @@ int run(int argc, char** argv) {
     taper::export_command(path, output, network, device, best);
   } else if (*report_app) {
     taper::report_command(output, runs);
+  } else if (*encode_app) {
+    taper::tokenizer_encode_command(path, encode);
   }
   return 0;
 }

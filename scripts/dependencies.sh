@@ -8,14 +8,14 @@ set -euo pipefail
 # What each package is for:
 #   build  the compiler and its tools; oneDNN (dnnl, whose CMake file asks for OpenCL) and Highway (hwy) for the CPU kernels;
 #          toml++, CLI11, spdlog, fmt, json for the binary; xxhash for checksums; turbojpeg, png and zlib for images; Eigen for
-#          eigenvectors
+#          eigenvectors; ICU for Unicode
 #   demo   the Fashion-MNIST images
 #   test   GoogleTest, Google Benchmark; clang 16: libFuzzer and clang-tidy; chromium with a font: renders the report;
 #          torch and torchvision (Debian's build is for the CPU only and far smaller than PyPI's): load an export
 #   peers  torch.compile writes C++ that uses Python's headers
 declare -A groups=(
   [build]="g++ cmake ninja-build pkg-config libdnnl-dev libhwy-dev libtomlplusplus-dev libcli11-dev libspdlog-dev
-           libfmt-dev nlohmann-json3-dev libxxhash-dev libturbojpeg0-dev libpng-dev zlib1g-dev libeigen3-dev
+           libfmt-dev nlohmann-json3-dev libxxhash-dev libturbojpeg0-dev libpng-dev zlib1g-dev libeigen3-dev libicu-dev
            ocl-icd-opencl-dev"
   [demo]="dataset-fashion-mnist"
   [test]="libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev libomp-16-dev clang-tidy-16
