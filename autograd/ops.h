@@ -2,7 +2,9 @@
 // The differentiable ops. Each runs its kernels at once and records what its backward needs.
 
 #include <string>
+#include <vector>
 
+#include "autograd/sequences.h"
 #include "autograd/tape.h"
 
 namespace taper {
@@ -21,6 +23,18 @@ struct BatchNorm {
   double eps = 1e-5, momentum = 0.1;
 };
 
+/// Linear layers that read the same input, run as one product: their weights [out, in] and biases [out],
+/// stacked in this order.
+struct Dense {
+  std::vector<Parameter*> weights, biases;
+};
+
+/// torch.nn.LayerNorm over the last axis.
+struct LayerNorm {
+  Parameter *weight = nullptr, *bias = nullptr;
+  double eps = 1e-12;
+};
+
 /// y = conv(x, filter), NHWC.
 Var conv2d(Tape&, const Var& x, const Conv&);
 /// y = relu(batch_norm(x) + residual) over the last axis; residual may be null. Uses the batch's statistics,
@@ -32,6 +46,22 @@ Var conv_batch_norm(Tape&, const Var& x, const Conv&, const BatchNorm&, const Va
 /// y = x weight^T + bias for x [rows, in], weight [out, in]; bias may be null. y has the accumulator type:
 /// logits are not rounded.
 Var linear(Tape&, const Var& x, const Parameter& weight, const Parameter* bias);
+/// y = f(x weight^T + bias) with f none, gelu or gelu_tanh, for x [rows, in]: y [rows, sum of out] has the
+/// activations' type.
+Var dense(Tape&, const Var& x, const Dense&, Activation f);
+/// y = layer_norm(x + residual) over the last axis; residual may be null.
+Var layer_norm(Tape&, const Var& x, const Var& residual, const LayerNorm&);
+/// y[r] = table[ids[r]]: ids [rows] of i32, each a row of the table [entries, features] (not checked here).
+Var embedding(Tape&, const Tensor& ids, const Parameter& table);
+/// y[r] = x[rows[r]] for x [n, features] and rows [count] of i32, each below n (not checked here).
+Var gather(Tape&, const Var& x, const Tensor& rows);
+/// Self-attention within each of the sequences, scaled by 1 / sqrt(head_size): qkv [tokens, 3 heads
+/// head_size] -> [tokens, heads head_size]. Probabilities are dropped with probability `p` under `key`
+/// (kernels/attention.h) if tape.training.
+Var attention(Tape&, const Var& qkv, const Sequences&, int64_t heads, double p, uint64_t key);
+/// Elements of x [rows, features] dropped with probability `p` under `key` and the rows' names `ids` [rows]
+/// of i64 (kernels/activation.h) if tape.training; else x.
+Var dropout(Tape&, const Var& x, double p, uint64_t key, const Tensor& ids);
 /// y = x P^T over the last axis with P = lower lift: a free bridge, lower [thin, wide] and lift [wide, thin],
 /// run as one thin x thin product. Gradients: dlower += dP lift^T, dlift += lower^T dP, with dP = dy^T x.
 Var bridge(Tape&, const Var& x, const Parameter& lower, const Parameter& lift);

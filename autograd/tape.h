@@ -13,6 +13,8 @@
 
 namespace taper {
 
+struct Sequences;
+
 /// A value in a computation, with the gradient of the sum of all losses once the tape has walked past its
 /// users.
 struct Variable {
@@ -48,7 +50,8 @@ class Tape {
   Backend& backend;
   Stream& stream;
   const DType type;       ///< of activations
-  bool training = false;  ///< batch norm: the batch's statistics, or the running ones
+  bool training = false;  ///< batch norm: the batch's statistics, or the running ones; dropout or none
+  const Sequences* sequences = nullptr;  ///< how a language model's rows form sequences
 
   bool recording() const { return sums_ != nullptr; }
   /// Whether this pass wants the gradient of `p`.
