@@ -20,6 +20,7 @@
 #include "layers/weights.h"
 #include "runtime/philox.h"
 #include "runtime/safetensors.h"
+#include "tests/golden_values.h"
 
 namespace taper {
 namespace {
@@ -69,17 +70,6 @@ std::vector<Case> cases(bool large) {
   };
 }
 
-enum Purpose : uint32_t { kValues, kSigns, kPlaces };
-
-// Words 0 .. count - 1 of what is called `name`.
-std::vector<uint32_t> words(const std::string& name, int64_t count, Purpose purpose) {
-  std::vector<uint32_t> result;
-  for (uint64_t key = hash(name); std::ssize(result) < count;)
-    for (uint32_t word : philox({static_cast<uint32_t>(result.size() / 4), purpose, 0, 0}, key))
-      result.push_back(word);
-  return result;
-}
-
 // As draw_weights() of the script.
 void draw_weights(Network& network, Stream& stream, const ResNetSpec& spec, const std::string& seed) {
   std::string last = spec.block == ResNetSpec::BlockKind::bottleneck ? "bn3.weight" : "bn2.weight";
@@ -124,12 +114,6 @@ Tensor tensor(Stream& stream, DType type, Shape shape, const std::vector<double>
   std::vector<bf16> halves;
   for (float v : floats) halves.emplace_back(v);
   return Tensor::from<bf16>(stream, std::move(shape), halves);
-}
-
-std::vector<double> host(Stream& stream, const Tensor& t) {
-  if (t.dtype() == DType::f64) return t.host<double>(stream);
-  std::vector<float> values = t.host<float>(stream);
-  return {values.begin(), values.end()};
 }
 
 struct Outcome {
@@ -183,20 +167,6 @@ Outcome run(Backend& backend, DType type, const Case& c, bool training, const st
   return outcome;
 }
 
-double norm(const std::vector<double>& values) {
-  double sum = 0;
-  for (double v : values) sum += v * v;
-  return std::sqrt(sum);
-}
-
-// |a - b| / |b|. A NaN anywhere makes it NaN, which no comparison below lets pass.
-double relative(const std::vector<double>& a, const std::vector<double>& b) {
-  if (a.size() != b.size()) return std::nan("");
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
-  return std::sqrt(sum) / norm(b);
-}
-
 class Golden {
  public:
   Golden(const std::string& name, bool training)
@@ -223,20 +193,6 @@ class Golden {
   SafetensorsFile file_;
   std::string mode_;
 };
-
-// As digest() of the script: norm, 4 projections on random signs, 8 elements.
-std::array<double, 13> digest(const std::string& name, const std::vector<double>& values) {
-  std::array<double, 13> result{norm(values)};
-  std::vector<uint32_t> signs = words(name, std::ssize(values), kSigns), places = words(name, 8, kPlaces);
-  for (size_t i = 0; i < values.size(); ++i)
-    for (size_t j = 0; j < 4; ++j) result[1 + j] += signs[i] >> j & 1 ? -values[i] : values[i];
-  for (size_t j = 0; j < 8; ++j) result[5 + j] = values[uint64_t{places[j]} * values.size() >> 32];
-  return result;
-}
-
-// Two computations in double differ by the network's condition times 2^-53: far below this, while a wrong
-// formula is far above.
-constexpr double kExact = 1e-10;
 
 void expect_loss(const Outcome& truth, const Golden& golden, int64_t draw) {
   double loss = golden.values("losses").at(static_cast<size_t>(draw));
