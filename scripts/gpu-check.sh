@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2317  # steps are called by their names
+# Everything that a GPU is needed for, in one go, from a clean checkout; writes gpu-report.md. It takes up to 20 minutes.
+#   scripts/gpu-check.sh          on the first GPU that CUDA_VISIBLE_DEVICES leaves
+#   scripts/gpu-check.sh --sim    the same steps on the device sim, with fewer and smaller cases, to know that they work;
+#                                 compute-sanitizer, which needs a GPU, is left out
+# Steps:
+#   build       the program and the tests of the ops
+#   tests       every case of the op table on the device
+#   memcheck, racecheck, synccheck, initcheck    the same under compute-sanitizer
+#   recipe      a small run through every stage, twice, to the same bits
+#   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-}" in
+  '')
+    device=cuda folder=build-cuda tests='ops_*_test' shard_images=(32 64 128 256)
+    sizes=(--set network.width=64 --set 'network.depths=[3, 3]' --set data.train_limit=8192 --set baseline.steps=20
+      --set baseline.evaluate_every=20)
+    ;;
+  --sim)
+    device=sim folder=build tests='ops_pool_test' shard_images=(8)
+    sizes=(--set baseline.steps=2 --set baseline.evaluate_every=2)
+    ;;
+  *)
+    sed -n '3,/^set/{s/^# //p}' "$0"
+    exit 2
+    ;;
+esac
+report=gpu-report.md
+work=.cache/gpu-check
+configuration=recipes/configurations/tiny-resnet.toml
+rm -rf "$work"
+mkdir -p "$work"
+
+step_build() {
+  scripts/dependencies.sh build test
+  local targets
+  if [ "$device" = cuda ]; then  # for this machine's GPU alone: compiling for all would take most of the time
+    PATH=$(scripts/cuda-toolkit.sh compiler):$PATH cmake --preset cuda -DTAPER_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES=native
+  else
+    cmake --preset default -DTAPER_TESTS=ON -DTAPER_SIMT=ON -DTAPER_CUDA_INCLUDE="$(scripts/cuda-toolkit.sh headers)"
+  fi
+  # shellcheck disable=SC2086  # a pattern
+  targets=$(cd tests && basename -s .cpp -a $tests.cpp)
+  # shellcheck disable=SC2086
+  cmake --build "$folder" --parallel "$(nproc)" --target taper $targets
+}
+
+step_tests() {  # step_tests [PROGRAM ARGUMENTS...]: by way of this program
+  local test
+  for test in "$folder"/tests/$tests; do "$@" "$test" --gtest_filter="*${device}_*" --gtest_brief=1; done
+}
+
+sanitizer() { step_tests timeout 200 compute-sanitizer --tool "$1" --error-exitcode 1; }
+step_memcheck() { sanitizer memcheck; }
+step_racecheck() { sanitizer racecheck; }
+step_synccheck() { sanitizer synccheck; }
+step_initcheck() { sanitizer initcheck; }
+
+train() {  # train NAME [OPTIONS...]
+  local name=$1
+  shift
+  "$folder"/taper train "$configuration" --device "$device" --output "$work/$name" "$@"
+}
+
+weights() { sha256sum "$work/$1"/checkpoints/step-*/weights.safetensors | cut -d' ' -f1; }
+
+step_recipe() {
+  train one
+  train two
+  diff <(weights one) <(weights two)
+}
+
+step_throughput() {
+  local shards images precision
+  for precision in f32 bf16; do
+    for images in "${shard_images[@]}"; do
+      for shards in 1 2 4; do
+        train "$precision-$images-$shards" --set precision="$precision" --set shards="$shards" --set 'stages=["baseline"]' \
+          --set baseline.batch_size=$((images * shards)) "${sizes[@]}"
+        printf '| %s | %s | %s | %s |\n' "$precision" "$images" "$shards" \
+          "$(sed -n '/"event":"train"/s/.*"images_per_s":\([0-9]*\).*/\1/p' "$work/$precision-$images-$shards/metrics.jsonl" |
+            tail -n 1)" >>"$work/throughput.md"
+      done
+    done
+  done
+}
+
+steps=(build tests)
+[ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
+steps+=(recipe throughput)
+failed=0
+for step in "${steps[@]}"; do
+  echo "=== $step (its output: $work/$step.log)"
+  start=$SECONDS
+  set +e  # a step runs under its own set -e, in a subshell that is no condition, so that its first failure ends it
+  (set -e; "step_$step") >"$work/$step.log" 2>&1
+  status=$?
+  set -e
+  result=passed
+  if [ "$status" -ne 0 ]; then
+    result=FAILED
+    failed=1
+    tail -n 20 "$work/$step.log"
+  fi
+  printf '| %s | %s | %d |\n' "$step" "$result" $((SECONDS - start)) >>"$work/steps.md"
+  [ "$step $result" != 'build FAILED' ] || break
+done
+
+{
+  echo "# Taper on the device $device"
+  printf '\nCommit %s, %s.\n\n' "$(git describe --always --dirty)" "$(date -u +%FT%TZ)"
+  if [ "$device" = sim ]; then
+    echo 'No GPU: the kernels ran on the CPU, on few and small cases; compute-sanitizer is left out. Times mean nothing.'
+  else
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
+  fi
+  printf '\n| step | result | seconds |\n| --- | --- | --- |\n'
+  cat "$work/steps.md"
+  if [ -f "$work/throughput.md" ]; then
+    printf '\n| precision | images of a shard | shards | images per second |\n| --- | --- | --- | --- |\n'
+    cat "$work/throughput.md"
+  fi
+  if [ "$failed" = 1 ]; then printf '\nThe end of what the failed steps said:\n'; fi
+  for step in "${steps[@]}"; do
+    if grep -q "^| $step | FAILED" "$work/steps.md"; then printf '\n%s:\n\n' "$step" && tail -n 40 "$work/$step.log" | sed 's/^/    /'; fi
+  done
+} >"$report"
+echo "the report is in $report"
+exit "$failed"
