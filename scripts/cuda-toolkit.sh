@@ -20,6 +20,7 @@ folder() {  # where PyPI's packages put their files
 install() {
   [ -x "$root/bin/pip" ] || python3 -m venv "$root"
   "$root/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
+  [ -d "$(folder)/lib" ] || return 0  # the disassemblers alone, to go with the machine's own nvcc, have no libraries
   ln -sfn lib "$(folder)/lib64"  # where CMake looks, and by which name
   ln -sfn libcudart.so.13 "$(folder)/lib/libcudart.so"
 }
