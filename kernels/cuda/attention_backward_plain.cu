@@ -59,7 +59,7 @@ struct Backward {
 };
 
 template <typename T, int kHead, bool kForKeys>
-__global__ void __launch_bounds__(kPlainThreads) backward_kernel(Backward<T> call) {
+__global__ void __launch_bounds__(kPlainThreads, 1) backward_kernel(Backward<T> call) {
   constexpr int R = kRows<kHead>, kLength = kTile<kHead>;
   const AttentionView& view = call.view;
   const AttentionRows rows = locate_rows<kLength>(view);

@@ -20,7 +20,7 @@ using namespace cuda;
 namespace {
 
 template <typename T>
-__global__ void __launch_bounds__(kColumnThreads)
+__global__ void __launch_bounds__(kColumnThreads, 5)
     moments(ColumnPlan plan, const T* x, float* partial, bool vectors) {
   constexpr int kWidth = kPerVector<T>;
   float pivot[kWidth] = {};
