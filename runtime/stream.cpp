@@ -52,12 +52,15 @@ void* CachingAllocator::allocate(int64_t bytes) {
 }
 
 void* CachingAllocator::new_block(int64_t size) {
+  if (statistics_.held != statistics_.in_use) try {
+      return memory_->allocate(size);
+    } catch (const Failure&) {
+      give_back();
+    }
   try {
     return memory_->allocate(size);
-  } catch (const Failure&) {
-    if (statistics_.held == statistics_.in_use) throw;
-    give_back();
-    return memory_->allocate(size);
+  } catch (const Failure& failure) {
+    throw Failure("{}; this worker holds {} bytes, all of them in use", failure.what(), statistics_.held);
   }
 }
 
