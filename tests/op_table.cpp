@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <barrier>
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <thread>
@@ -112,6 +113,7 @@ bool two_workers_agree(const Subject& subject, const Case& op_case, const Outcom
                        int repetitions) {
   std::barrier start(2);
   bool agree[2] = {true, true};
+  std::exception_ptr failures[2];
   auto work = [&](bool& result) {
     std::unique_ptr<Stream> stream = subject.backend->make_stream(1);
     for (int i = 0; i < repetitions; ++i) {
@@ -119,9 +121,21 @@ bool two_workers_agree(const Subject& subject, const Case& op_case, const Outcom
       result = run(*subject.backend, *stream, subject.type, op_case) == expected && result;
     }
   };
-  std::thread other(work, std::ref(agree[1]));
-  work(agree[0]);
-  other.join();
+  // An op's failure must reach the test: it may neither end a thread nor leave the other one waiting.
+  auto guarded = [&](size_t worker) {
+    try {
+      work(agree[worker]);
+    } catch (...) {
+      failures[worker] = std::current_exception();
+      start.arrive_and_drop();
+    }
+  };
+  {
+    std::jthread other(guarded, 1);
+    guarded(0);
+  }
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
   return agree[0] && agree[1];
 }
 
