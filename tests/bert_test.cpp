@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 
 #include "layers/weights.h"
 
@@ -85,6 +86,60 @@ TEST(Bert, StartsAsTransformersDoes) {
     // The mean of n squares of normals has the deviation sqrt(2 / n): five of them.
     EXPECT_NEAR(squares / n / (0.02 * 0.02), 1, 5 * std::sqrt(2 / n)) << p.name;
   }
+}
+
+// Each place of a layer where dropout falls, with the other ones silenced by weights of 0 or by the spec.
+TEST(Bert, DropsInEveryPlaceWhileTraining) {
+  std::unique_ptr<Backend> backend = make_reference_backend();
+  std::unique_ptr<Stream> stream = backend->make_stream(1);
+  auto i64 = [&](std::vector<int64_t> v) { return Tensor::from<int64_t>(*stream, {std::ssize(v)}, v); };
+  Sequences sequences{.offsets = Tensor::from<int32_t>(*stream, {2}, std::vector<int32_t>{0, 4}),
+                      .sample_ids = i64({3}),
+                      .token_ids = i64({5, 6, 7, 8}),
+                      .masked = {},
+                      .key = 1};
+  std::vector<double> values;
+  for (int i = 0; i < 4 * 32; ++i) values.push_back(std::sin(i));
+  // Whether training changes what the part gives, with these dropouts and the layers called `zero` at 0.
+  auto drops = [&](double dropout, double attention_dropout, const std::string& zero, auto part) {
+    BertSpec spec{.head = Head::classification,
+                  .vocabulary = 9,
+                  .positions = 4,
+                  .hidden = 32,
+                  .layers = 1,
+                  .heads = 2,
+                  .intermediate = 48,
+                  .dropout = dropout,
+                  .attention_dropout = attention_dropout};
+    std::unique_ptr<Network> network = make_bert(spec);
+    network->store().allocate(*stream, DType::f64);
+    initialize_bert(*network, *stream, 7, 0.2);
+    for (Parameter& p : network->store().all())
+      if (!zero.empty() && p.name.ends_with(zero))
+        set_values(*stream, p, std::vector<double>(static_cast<size_t>(p.size)));
+    std::vector<double> results[2];
+    for (bool training : {false, true}) {
+      Tape tape(*backend, *stream, DType::f64);
+      tape.training = training;
+      tape.sequences = &sequences;
+      Var x = tape.constant(Tensor::from<double>(*stream, {4, 32}, values));
+      results[training] = part(*network, tape, x)->value.template host<double>(*stream);
+    }
+    return results[0] != results[1];
+  };
+  auto stem = [](const Network& n, Tape& tape, const Var& x) { return n.stem_activation(tape, x); };
+  auto block = [](const Network& n, Tape& tape, const Var& x) { return n.block(tape, 0, x); };
+  auto head = [](const Network& n, Tape& tape, const Var& x) { return n.head(tape, x); };
+  const std::string attention = "attention.output.dense.weight", output = "layer.0.output.dense.weight";
+  EXPECT_TRUE(drops(0.5, 0, "", stem));
+  EXPECT_TRUE(drops(0, 0.5, "", block));
+  EXPECT_FALSE(drops(0, 0.5, attention, block));
+  EXPECT_TRUE(drops(0.5, 0, attention, block));
+  EXPECT_TRUE(drops(0.5, 0, output, block));
+  EXPECT_TRUE(drops(0.5, 0, "", head));
+  for (const auto& part :
+       std::vector<std::function<Var(const Network&, Tape&, const Var&)>>{stem, block, head})
+    EXPECT_FALSE(drops(0, 0, "", part));
 }
 
 template <typename F>
