@@ -33,6 +33,10 @@ void export_command(const std::filesystem::path& run, const std::filesystem::pat
 /// One page for several runs that differ in their seed.
 void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs);
 
+/// Learns a WordPiece vocabulary of `size` tokens from text files and writes it as vocab.txt.
+void tokenizer_train_command(const std::vector<std::filesystem::path>& files,
+                             const std::filesystem::path& output, int64_t size, bool cased);
+
 struct EncodeArguments {
   bool cased = false;    ///< the vocabulary keeps upper case and accents
   bool offsets = false;  ///< also the characters of the line that each token came from

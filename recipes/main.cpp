@@ -92,6 +92,23 @@ int run(int argc, char** argv) {
   taper::EncodeArguments encode;
   CLI::App* tokenizer_app = app.add_subcommand("tokenizer", "Text into BERT's tokens.");
   tokenizer_app->require_subcommand(1);
+  std::vector<std::filesystem::path> texts;
+  int64_t vocabulary_size = 30522;
+  CLI::App* learn_app = tokenizer_app->add_subcommand(
+      "train",
+      "Learn a WordPiece vocabulary from UTF-8 text files and write it as vocab.txt, the last name:\n\n"
+      "  taper tokenizer train --vocab-size 8000 corpus/*.txt vocab.txt\n\n"
+      "[PAD], [UNK], [CLS], [SEP] and [MASK] come first, then the 1,000 most frequent characters, then what "
+      "merging "
+      "the most frequent pairs gives, down to pairs\nthat occur twice. The same text gives the same file. "
+      "Words count "
+      "only within a file's lines; a line may have 16 MiB.");
+  learn_app->add_option("files", texts, "text files, and last the vocab.txt to write")
+      ->required()
+      ->expected(2, -1);
+  learn_app->add_option("--vocab-size", vocabulary_size, "tokens in all (default: 30522, as BERT has)")
+      ->check(CLI::Range(int64_t{6}, int64_t{10'000'000}));
+  learn_app->add_flag("--cased,!--uncased", encode.cased, "keep upper case and accents (default: --uncased)");
   CLI::App* encode_app = tokenizer_app->add_subcommand(
       "encode",
       "Read text from standard input and print the token ids of each line, [CLS] first and [SEP] last, as "
@@ -136,6 +153,10 @@ int run(int argc, char** argv) {
     taper::export_command(path, output, network, device, best);
   } else if (*report_app) {
     taper::report_command(output, runs);
+  } else if (*learn_app) {
+    path = texts.back();
+    texts.pop_back();
+    taper::tokenizer_train_command(texts, path, vocabulary_size, encode.cased);
   } else if (*encode_app) {
     taper::tokenizer_encode_command(path, encode);
   }

@@ -1,14 +1,69 @@
 // taper tokenizer: text into tokens.
 
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands.h"
+#include "recipes/table.h"
 #include "recipes/text/lines.h"
 #include "recipes/text/tokenizer.h"
+#include "recipes/text/trainer.h"
 #include "runtime/error.h"
 
 namespace taper {
+
+namespace {
+
+/// Says on standard error how long work goes, every few seconds.
+class Pulse {
+ public:
+  /// `sentence` is called only when it is time.
+  template <typename Sentence>
+  void beat(const Sentence& sentence) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < kInterval) return;
+    last_ = now;
+    fmt::print(stderr, "{}\n", sentence());
+  }
+
+ private:
+  static constexpr std::chrono::seconds kInterval{5};
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+void tokenizer_train_command(const std::vector<std::filesystem::path>& paths,
+                             const std::filesystem::path& output, int64_t size, bool cased) {
+  VocabularyTrainer trainer({.size = size, .lowercase = !cased});
+  Pulse pulse;
+  int64_t all_bytes = 0;
+  for (const auto& path : paths) {
+    if (std::filesystem::is_directory(path))
+      throw UserError("{0} is a folder; name its files, as in {0}/*.txt", path.string());
+    LineReader reader(path, InvalidText::refuse);
+    for (std::string_view line; reader.next(line);) {
+      trainer.add(line);
+      pulse.beat([&] {
+        return fmt::format("reading {}: {:.0f} MB, {} different words in all", path.string(),
+                           1e-6 * static_cast<double>(reader.bytes()), grouped(trainer.different_runs()));
+      });
+    }
+    if (reader.bytes() == 0) throw UserError("{} is empty; leave it out", path.string());
+    all_bytes += reader.bytes();
+  }
+  auto tokens = trainer.train([&](int64_t done) {
+    pulse.beat([&] { return fmt::format("merging: {} of {} tokens", grouped(done), grouped(size)); });
+  });
+  const Vocabulary vocabulary(std::move(tokens), "the vocabulary learnt");
+  write_vocabulary(output, vocabulary);
+  fmt::print(stderr, "wrote {} tokens, learnt from {:.1f} MB, to {}\n", grouped(vocabulary.size()),
+             1e-6 * static_cast<double>(all_bytes), output.string());
+  if (vocabulary.size() < size)
+    fmt::print(stderr, "the text has no pair left that occurs twice, so there are fewer tokens than {}\n",
+               grouped(size));
+}
 
 void tokenizer_encode_command(const std::filesystem::path& vocabulary_path,
                               const EncodeArguments& arguments) {
