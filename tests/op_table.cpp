@@ -1,9 +1,13 @@
 #include "tests/op_table.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <barrier>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <thread>
@@ -155,6 +159,19 @@ std::vector<std::string> check_planted(const Subject& subject, Stream& stream, c
   return result;
 }
 
+// With TAPER_OP_BITS=FILE in the environment, what a case gave is noted there: runs that must give the same
+// bits write the same file.
+void note_bits(const Subject& subject, const Case& op_case, const Outcome& outcome) {
+  static const char* const path = std::getenv("TAPER_OP_BITS");
+  if (path == nullptr) return;
+  std::ofstream file(path, std::ios::app);
+  file << fmt::format("{}, {}", to_string(subject), op_case.name);
+  for (const auto& [name, bytes] : outcome.bytes)
+    file << fmt::format(" {}={:016x}", name, XXH3_64bits(bytes.data(), bytes.size()));
+  file << '\n';
+  TAPER_CHECK(file.flush().good(), "{} cannot be written", path);
+}
+
 }  // namespace
 
 std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions) {
@@ -164,6 +181,7 @@ std::vector<std::string> check(const Subject& subject, const Case& op_case, int 
   std::unique_ptr<Stream> stream = backend.make_stream(1), stream_of_two = backend.make_stream(2);
 
   Outcome first = run(backend, *stream, subject.type, c);
+  note_bits(subject, c, first);
   std::vector<std::string> result = expectation.complaints(first, "");
   if (!(run(backend, *stream, subject.type, c) == first))
     result.push_back(fmt::format("{}, {}: a second run gives other bits", to_string(subject), c.name));
