@@ -55,10 +55,11 @@ def subscripts(code):
         while at < len(code) and code[at] == "[":
             places.append((at + 1, closing(code, at)))
             at = places[-1][1] + 1
-        fixed = all(re.fullmatch(r"[kA-Z\d][\w +*/]*", code[begin:end]) for begin, end in places)
+        fixed = all(re.fullmatch(r"(?:\b(?:k?[A-Z]\w*|\d+)|[ +*/])+", code[begin:end]) for begin, end in places)
         statement = code[max(code.rfind(mark, 0, match.start()) for mark in ";}") + 1:]
         declared = any(DECLARATION.match(part) for part in (statement, code[start + 1:]))
-        if places and not (fixed and declared):
+        extents = all(re.search(r"\bk?[A-Z]", code[begin:end]) for begin, end in places)
+        if places and not (fixed and (declared or extents)):
             yield places
 
 

@@ -11,6 +11,7 @@
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
 #   cuda      (only where named) nvcc compiles the kernels for every architecture; their resources are within the budget
+#   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
 #   bench     every benchmark runs
 set -euo pipefail
@@ -120,6 +121,13 @@ part_cuda() {
   PATH=$toolkit:$PATH cmake --preset cuda -DTAPER_TESTS=OFF >/dev/null
   cmake --build build-cuda --parallel "$jobs" --target taper_cuda
   PATH=$toolkit:$PATH scripts/kernel_resources.py
+}
+
+# Twenty small faults in the CUDA kernels, other ones for every commit and the same ones for the same commit.
+part_mutate() {
+  local commit
+  commit=$(git rev-parse --short=7 HEAD)
+  scripts/mutate.py --sample 20 --seed "$((16#${commit:0:7}))" --jobs "$jobs"
 }
 
 # What the binary writes, read by the programs that it is written for.
