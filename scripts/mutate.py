@@ -20,7 +20,8 @@ Examples:
     scripts/mutate.py --survivors                the survivors again, after a test was made stronger
     scripts/mutate.py --table                    the table of docs/kernels.md
 
-Results lie in .cache/mutants.jsonl, one line each; a sample is run afresh and its results are not kept.
+Results lie in .cache/mutants.jsonl, one line each; a sample is run afresh and its results are not kept. Change no source
+while mutants run: what is compiled would no longer be what was mutated.
 """
 import argparse
 import collections
