@@ -46,7 +46,7 @@ DOCS = ROOT / "docs/kernels.md"
 BEGIN, END = "<!-- scripts/mutate.py --table: begin -->", "<!-- scripts/mutate.py --table: end -->"
 # Copies land as late as they may, so that a missing wait shows.
 ENVIRONMENT = {"TAPER_SIMT_SCHEDULE": "order=random,copies=late,streams=late,seed=7", "OMP_NUM_THREADS": "1"}
-# Limits of a test: seconds of a core, by preset (the slowest needs 10 and 90), and seconds, for one that waits for ever.
+# Limits of a test: seconds of a core by preset (by default the slowest needs 10), and seconds, for one that only waits.
 CPU_LIMIT = {"default": 60, "check": 400, "asan": 400}
 TIME_LIMIT = 900
 # The tests of a unit's ops, by the first pattern that matches its name: executables with filters.
