@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317  # steps are called by their names
-# Everything that a GPU is needed for, in one go, from a clean checkout; writes gpu-report.md. It takes up to 20 minutes.
+# Everything that a GPU is needed for, in one go, from a clean checkout; writes gpu-report.md.
 #   scripts/gpu-check.sh          on the first GPU that CUDA_VISIBLE_DEVICES leaves
 #   scripts/gpu-check.sh --sim    the same steps on the device sim, with fewer and smaller cases, to know that they work;
 #                                 compute-sanitizer, which needs a GPU, is left out
 # Steps:
 #   build       the program and the tests of the ops
 #   tests       every case of the op table on the device
-#   memcheck, racecheck, synccheck, initcheck    the same under compute-sanitizer
+#   memcheck, racecheck, synccheck, initcheck    the same under compute-sanitizer, 200 seconds for each test program
 #   recipe      a small run through every stage, twice, to the same bits
 #   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
 set -euo pipefail
