@@ -185,10 +185,10 @@ struct MmaTile {
 #pragma unroll
           for (int j = 0; j < kFragmentsN; ++j)
 #pragma unroll
-            for (int half = 0; half < 2; ++half)
-              *reinterpret_cast<Pack<float, 2>*>(slab + (lane / 4 + 8 * half) * Output::kStride + j * 8 +
-                                                 lane % 4 * 2) = {sums[i][j][2 * half],
-                                                                  sums[i][j][2 * half + 1]};
+            for (int half = 0; half < 2; ++half) {
+              const float pair[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+              store(pair, slab + (lane / 4 + 8 * half) * Output::kStride + j * 8 + lane % 4 * 2, 2, true);
+            }
     });
   }
 

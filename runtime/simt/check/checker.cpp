@@ -122,6 +122,7 @@ void Checker::begin_block(const void* dynamic_shared) {
   clock_.begin_block();
   block_ = clock_.now();
   dynamic_ = number(dynamic_shared);
+  if (counting_) counts_.meet_all();  // this block's requests are its own
 }
 
 void Checker::barrier() {
