@@ -8,6 +8,7 @@
 
 #include "layers/resnet.h"
 #include "layers/weights.h"
+#include "recipes/data/loader.h"
 #include "recipes/models.h"
 #include "recipes/step.h"
 #include "runtime/safetensors.h"
@@ -16,15 +17,16 @@ namespace {
 
 using namespace taper;
 
-Batch read_batch(const std::string& path, int64_t count, int64_t& size) {
+ImageBatch read_batch(const std::string& path, int64_t count) {
   SafetensorsFile file = SafetensorsFile::read(path);
   const TensorBytes &images = file.tensor("images"), &labels = file.tensor("labels");
   if (images.dtype != DType::f32 || images.shape.size() != 4 || images.shape[0] != count ||
       labels.dtype != DType::i64)
     throw UserError("{}: expected images [{}, size, size, 3] of f32 and labels of i64", path, count);
-  size = images.shape[1];
-  Batch batch;
+  ImageBatch batch;
   batch.count = count;
+  batch.image_size = images.shape[1];
+  batch.channels = 3;
   batch.images.resize(images.bytes.size() / sizeof(float));
   std::memcpy(batch.images.data(), images.bytes.data(), images.bytes.size());
   std::vector<int64_t> wide(static_cast<size_t>(count));
@@ -59,21 +61,20 @@ int run(int argc, char** argv) {
     model->store().allocate(stream, engine.type);
     read_weights(weights, stream, model->store());
   });
-  int64_t size = 0;
-  Batch batch = read_batch(images, batch_size, size);
+  ImageBatch batch = read_batch(images, batch_size);
   Objective objective = [&](Tape& tape, const ShardInput& input) {
-    return cross_entropy(tape, model->forward(tape, input.images), input.labels, 0);
+    return ShardLoss{cross_entropy(tape, model->forward(tape, input.input), input.labels, 0), input.count};
   };
   std::vector<double> losses(static_cast<size_t>(engine.shards)), seconds;
   engine.team->run(engine.shards, [&](Stream& stream, int64_t i) {
     Tape tape(*engine.backend, stream, engine.type);
     tape.training = true;
     ShardInput input =
-        upload(tape, batch, i * batch.count / engine.shards, (i + 1) * batch.count / engine.shards, size, 3);
+        batch.upload(tape, i * batch.count / engine.shards, (i + 1) * batch.count / engine.shards);
     losses[static_cast<size_t>(i)] =
-        objective(tape, input).host<float>(stream)[0] / static_cast<double>(input.count);
+        objective(tape, input).sum.host<float>(stream)[0] / static_cast<double>(input.count);
   });
-  StepContext where{*engine.team, *model, engine.type, engine.shards, size, 3};
+  StepContext where{*engine.team, *model, engine.type, engine.shards};
   Optimizer optimizer(*engine.team, model->store(), {});
   for (int64_t i = 0; i < steps; ++i) {
     auto begin = std::chrono::steady_clock::now();

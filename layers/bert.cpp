@@ -29,8 +29,12 @@ class Bert final : public Network {
   Var activation(Tape&, const Var& x) const override { return x; }
   Var head(Tape& tape, const Var& x) const override;
   std::vector<Parameter*> head_readers() const override { return head_dense_.weights; }
-  std::vector<Cost> costs(int64_t count, int64_t tokens) const override;
-  int64_t positions(int64_t count, int64_t tokens, int64_t, bool) const override { return count * tokens; }
+  std::vector<Cost> costs(Extent extent) const override;
+  int64_t positions(Extent extent, int64_t, bool) const override { return extent.height * extent.width; }
+  std::vector<std::string> head_parts() const override {
+    return masked_lm() ? std::vector<std::string>{"cls"}
+                       : std::vector<std::string>{"bert.pooler", "classifier"};
+  }
 
  private:
   bool masked_lm() const { return spec_.head == BertSpec::Head::masked_lm; }
@@ -163,7 +167,8 @@ Var Bert::head(Tape& tape, const Var& x) const {
   return linear(tape, drop(tape, pooled, "dropout", packed.sample_ids), *classifier_, head_bias_);
 }
 
-std::vector<Cost> Bert::costs(int64_t count, int64_t tokens) const {
+std::vector<Cost> Bert::costs(Extent extent) const {
+  auto [count, tokens] = extent;
   int64_t hidden = spec_.hidden, rows = count * tokens;
   auto size = [](const Dense& layer) {
     int64_t sum = 0;

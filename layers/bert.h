@@ -29,8 +29,9 @@ struct BertSpec {
 /// Shapes and names only, no memory: call store().allocate() and initialize_bert() or load weights. Passes
 /// need tape.sequences (Failure without): stem and forward read words, positions and types, i32 [3, tokens]
 /// on the device, each within its table (checked by who reads data); blocks give [tokens, hidden]; logits are
-/// [sequences.masked, vocabulary] or [sequences, classes]. Dropout falls where tape.training. costs(n, t) are
-/// those of n sequences of t tokens, 15 % of them masked. An impossible width is a UserError that names it.
+/// [sequences.masked, vocabulary] or [sequences, classes]. Dropout falls where tape.training. costs({n, t})
+/// are those of n sequences of t tokens, 15 % of them masked. An impossible width is a UserError that names
+/// it.
 std::unique_ptr<Network> make_bert(const BertSpec& spec);
 
 /// transformers' initialisation: matrices and tables normal with this standard deviation, biases 0, norms 1

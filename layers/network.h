@@ -38,6 +38,11 @@ inline Cost total(const std::vector<Cost>& parts) {
   return std::accumulate(parts.begin(), parts.end(), Cost{});
 }
 
+/// The size of what a network reads: an image's height and width, or 1 and the tokens of a sequence.
+struct Extent {
+  int64_t height, width;
+};
+
 class Network {
  public:
   virtual ~Network() = default;
@@ -45,10 +50,11 @@ class Network {
   const ParameterStore& store() const { return store_; }
   const std::vector<Block>& blocks() const { return blocks_; }
 
-  /// images: [n, h, w, channels] -> the first block's input, of width stem_width(). Without `activated`,
+  /// input: images [n, h, w, channels], or words, positions and types (layers/bert.h) -> the first block's
+  /// input, of width stem_width(). Without `activated`,
   /// before the stem's activation (and the pooling after it), where imitation compares; stem_activation()
   /// does the rest.
-  virtual Var stem(Tape&, const Var& images, bool activated = true) const = 0;
+  virtual Var stem(Tape&, const Var& input, bool activated = true) const = 0;
   virtual Var stem_activation(Tape&, const Var& x) const = 0;
   virtual int64_t stem_width() const = 0;
   /// The output of block i; without `activated`, before its last activation (where imitation compares).
@@ -59,18 +65,20 @@ class Network {
   virtual Var head(Tape&, const Var& x) const = 0;
   /// The parameters that multiply the last block's output.
   virtual std::vector<Parameter*> head_readers() const = 0;
-  /// Of one image of height x width: the stem's, each block's, the head's.
-  virtual std::vector<Cost> costs(int64_t height, int64_t width) const = 0;
-  Cost cost(int64_t height, int64_t width) const { return total(costs(height, width)); }
-  /// Pixels of one image of height x width behind the stem and the first `blocks` blocks; of the stem's
-  /// output also without `activated`, as in stem().
-  virtual int64_t positions(int64_t height, int64_t width, int64_t blocks, bool activated) const = 0;
+  /// Of one sample: the stem's, each block's, the head's.
+  virtual std::vector<Cost> costs(Extent) const = 0;
+  Cost cost(Extent extent) const { return total(costs(extent)); }
+  /// Pixels of one image, or tokens, behind the stem and the first `blocks` blocks; of the stem's output also
+  /// without `activated`, as in stem().
+  virtual int64_t positions(Extent, int64_t blocks, bool activated) const = 0;
+  /// The prefixes of the head's parameters: "fc".
+  virtual std::vector<std::string> head_parts() const = 0;
   /// Every batch norm, in the order of execution: whose statistics move, and by which momentum.
   const std::vector<BatchNorm>& norms() const { return norms_; }
 
   /// stem, blocks and head.
-  Var forward(Tape& tape, const Var& images) const {
-    Var x = stem(tape, images);
+  Var forward(Tape& tape, const Var& input) const {
+    Var x = stem(tape, input);
     for (size_t i = 0; i < blocks_.size(); ++i) x = block(tape, static_cast<int64_t>(i), x);
     return head(tape, x);
   }

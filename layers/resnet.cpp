@@ -67,8 +67,9 @@ class ResNet final : public Network {
     return linear(tape, global_average_pool(tape, x), *fc_weight_, fc_bias_);
   }
   std::vector<Parameter*> head_readers() const override { return {fc_weight_}; }
-  std::vector<Cost> costs(int64_t height, int64_t width) const override;
-  int64_t positions(int64_t height, int64_t width, int64_t blocks, bool activated) const override;
+  std::vector<Cost> costs(Extent extent) const override;
+  int64_t positions(Extent extent, int64_t blocks, bool activated) const override;
+  std::vector<std::string> head_parts() const override { return {"fc"}; }
 
  private:
   int64_t channels(const std::string& layer, int64_t width, double factor) const;
@@ -189,7 +190,8 @@ Var ResNet::block(Tape& tape, int64_t i, const Var& x, bool activated) const {
   return activated && !relu ? activation(tape, y) : y;
 }
 
-std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
+std::vector<Cost> ResNet::costs(Extent extent) const {
+  auto [height, width] = extent;
   std::vector<Cost> parts;
   Cost cost;
   auto finish = [&] { parts.push_back(std::exchange(cost, {})); };
@@ -222,7 +224,8 @@ std::vector<Cost> ResNet::costs(int64_t height, int64_t width) const {
   return parts;
 }
 
-int64_t ResNet::positions(int64_t height, int64_t width, int64_t blocks, bool activated) const {
+int64_t ResNet::positions(Extent extent, int64_t blocks, bool activated) const {
+  auto [height, width] = extent;
   Extents x{height, width, spec_.channels};
   auto pass = [&](const ConvNorm& layer) {
     ConvShape shape = shape_on(layer.conv, x);

@@ -23,9 +23,9 @@ struct OpenRun {
   /// On `device`, or where that is "" on the run's own.
   OpenRun(const std::filesystem::path& directory, const std::string& device)
       : configuration(read_run_configuration(directory)),
-        images(configuration),
+        data(open_data(configuration)),
         engine(configuration, device.empty() ? configuration.device : device),
-        models(configuration, engine, images.channels(), images.classes()),
+        models(configuration, engine, data->facts()),
         store(directory / "checkpoints", configuration.checkpoint.keep_last),
         name(directory.string()) {}
 
@@ -42,7 +42,7 @@ struct OpenRun {
   }
 
   Configuration configuration;
-  Images images;
+  std::unique_ptr<Data> data;
   Engine engine;
   Models models;
   CheckpointStore store;
@@ -70,8 +70,8 @@ void evaluate_command(const std::filesystem::path& directory, const std::string&
   run.load("");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const std::string& name : run.models.names()) {
-    Accuracy accuracy = evaluate(run.engine, run.images, run.images.test(), run.models[name]);
-    Cost cost = total(run.models.costs(name, run.images.image_size()));
+    Accuracy accuracy = evaluate(run.engine, *run.data, run.models[name]);
+    Cost cost = total(run.models.costs(name));
     rows.push_back({{"network", name},
                     {"top1", accuracy.top1},
                     {"top5", accuracy.top5},

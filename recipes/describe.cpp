@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands.h"
+#include "recipes/data/loader.h"
 #include "recipes/imitation_plan.h"
 #include "recipes/models.h"
 #include "recipes/progress.h"
@@ -18,17 +19,13 @@ namespace taper {
 
 namespace {
 
-// What a dry run must know of the data.
-struct DataFacts {
-  int64_t channels, classes, image_size, train_images;
-  std::string source;
-};
-
-DataFacts facts(const Configuration& c) {
+// What a dry run must know of the data; `source` becomes where it is from.
+DataFacts facts(const Configuration& c, std::string& source) {
   if (std::filesystem::exists(c.data.path)) {
-    Images images(c);
-    return {images.channels(), c.network.classes > 0 ? c.network.classes : images.classes(),
-            images.image_size(), images.train().size(), "the data in " + c.data.path};
+    source = "the data in " + c.data.path;
+    DataFacts data = open_data(c)->facts();
+    if (c.network.classes > 0) data.classes = c.network.classes;
+    return data;
   }
   if (c.data.image_size == 0 || c.network.classes == 0 || c.data.train_limit == 0)
     throw UserError(
@@ -36,8 +33,11 @@ DataFacts facts(const Configuration& c) {
         "are; set them, or put the data there",
         c.data.path);
   int64_t channels = c.data.channels > 0 ? c.data.channels : c.data.format == "idx" ? 1 : 3;
-  return {channels, c.network.classes, c.data.image_size, c.data.train_limit,
-          "the configuration; " + c.data.path + " is not there"};
+  source = "the configuration; " + c.data.path + " is not there";
+  return {.extent = {c.data.image_size, c.data.image_size},
+          .channels = channels,
+          .classes = c.network.classes,
+          .train = c.data.train_limit};
 }
 
 struct StageCost {
@@ -68,31 +68,30 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
                      Models& models) {
   const StageOptions& options = c.stage(name);
   StageCost result{.stage = name, .network = name == "baseline" || name == "wide" ? name : "thin"};
-  int64_t epoch = data.train_images / options.batch_size;
+  int64_t epoch = data.train / options.batch_size;
   result.steps = options.steps > 0 ? options.steps : options.epochs * epoch;
   result.batch = options.batch_size;
-  auto thin = models.costs("thin", data.image_size), wide = models.costs("wide", data.image_size);
-  double images = static_cast<double>(result.steps) * static_cast<double>(options.batch_size);
+  auto thin = models.costs("thin"), wide = models.costs("wide");
+  double samples = static_cast<double>(result.steps) * static_cast<double>(options.batch_size);
   const Cost own = total(result.network == "wide" ? wide : thin);
   result.memory = training_bytes(c, options, own, engine);
   if (name == "imitate" || name == "match") result.memory += inference_bytes(total(wide), engine);
-  auto network = make_resnet(thin_spec(c, data.channels, data.classes)),
-       teacher = make_resnet(wide_spec(c, data.channels, data.classes));
+  auto network = make_network(c, data, false), teacher = make_network(c, data, true);
   if (name == "imitate") {
     BridgedNetwork student = make_bridged(c, *network, *teacher);
     std::vector<ImitationTarget> targets = imitation_targets(student);
     std::vector<Targets> rounds = imitation_rounds(c, targets);
     result.units = static_cast<int64_t>(rounds.size());
     for (Targets round : rounds) {
-      ImitationCost cost = imitation_cost(c, student, *teacher, round, data.image_size);
-      result.flops += images * (cost.student + cost.teacher);
+      ImitationCost cost = imitation_cost(c, student, *teacher, round, data.extent);
+      result.flops += samples * (cost.student + cost.teacher);
     }
   } else {
-    result.flops = images * (3 * static_cast<double>(own.flops) +
-                             (name == "match" ? static_cast<double>(total(wide).flops) : 0));
+    result.flops = samples * (3 * static_cast<double>(own.flops) +
+                              (name == "match" ? static_cast<double>(total(wide).flops) : 0));
     auto place = std::find(c.stages.begin(), c.stages.end(), name) - c.stages.begin();
     if (result.network == "thin" && c.runs("imitate") && !merged(c, place))
-      result.flops += images * 3 * bridge_flops(make_bridged(c, *network, *teacher), data.image_size);
+      result.flops += samples * 3 * bridge_flops(make_bridged(c, *network, *teacher), data.extent);
   }
   return result;
 }
@@ -100,17 +99,21 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
 // FLOP/s of training the thin network here: the second of two steps on a small batch of noise.
 double measured_rate(const DataFacts& data, Engine& engine, Models& models) {
   Model& model = models.make("thin", false);
-  int64_t each = std::clamp<int64_t>((int64_t{1} << 18) / (data.image_size * data.image_size), 2, 32);
-  Batch batch;
+  int64_t pixels = data.extent.height * data.extent.width;
+  int64_t each = std::clamp<int64_t>((int64_t{1} << 18) / pixels, 2, 32);
+  ImageBatch batch;
+  batch.image_size = data.extent.height;
+  batch.channels = data.channels;
   batch.count = each * engine.shards;
   batch.labels.assign(static_cast<size_t>(batch.count), 0);
-  batch.images.resize(static_cast<size_t>(batch.count * data.image_size * data.image_size * data.channels));
+  batch.images.resize(static_cast<size_t>(batch.count * pixels * data.channels));
   Draws draws(0, 0, 0);
   for (float& value : batch.images) value = draws.uniform();
-  StepContext where{*engine.team, *model.network, engine.type, engine.shards, data.image_size, data.channels};
+  StepContext where{*engine.team, *model.network, engine.type, engine.shards};
   Optimizer optimizer(*engine.team, model.network->store(), {});
   Objective objective = [&](Tape& tape, const ShardInput& input) {
-    return cross_entropy(tape, model.network->forward(tape, input.images), input.labels, 0);
+    return ShardLoss{cross_entropy(tape, model.network->forward(tape, input.input), input.labels, 0),
+                     input.count};
   };
   double seconds = 0;
   for (int i = 0; i < 2; ++i) {
@@ -118,8 +121,8 @@ double measured_rate(const DataFacts& data, Engine& engine, Models& models) {
     train_step(where, batch, objective, optimizer, 1e-3);
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  double flops = 3 * static_cast<double>(total(models.costs("thin", data.image_size)).flops) *
-                 static_cast<double>(batch.count);
+  double flops =
+      3 * static_cast<double>(total(models.costs("thin")).flops) * static_cast<double>(batch.count);
   return flops / seconds;
 }
 
@@ -128,22 +131,23 @@ double measured_rate(const DataFacts& data, Engine& engine, Models& models) {
 void describe_command(const std::filesystem::path& path, const std::vector<std::string>& overrides,
                       bool json) {
   Configuration c = read_configuration(path, overrides);
-  DataFacts data = facts(c);
+  std::string source;
+  DataFacts data = facts(c, source);
   Engine engine(c);
-  Models models(c, engine, data.channels, data.classes);
+  Models models(c, engine, data);
   double rate = measured_rate(data, engine, models);
   bool widens = c.runs("wide") || c.runs("imitate") || c.runs("match");
 
   nlohmann::ordered_json out;
   out["name"] = c.name;
-  out["images"] = {{"train", data.train_images},
-                   {"size", data.image_size},
+  out["images"] = {{"train", data.train},
+                   {"size", data.extent.height},
                    {"channels", data.channels},
                    {"classes", data.classes}};
   Table networks({"network", "parameters", "GFLOPs/image", "blocks"});
   for (const char* name : {"thin", "wide"}) {
     if (!widens && name == std::string("wide")) continue;
-    auto parts = models.costs(name, data.image_size);
+    auto parts = models.costs(name);
     Cost cost = total(parts);
     out["networks"].push_back({{"network", name},
                                {"parameters", cost.parameters},
@@ -179,8 +183,8 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
     return;
   }
   fmt::print("{}\n{} training images of {} x {} x {}, {} classes (from {})\n\n{}\n{}\n", c.name,
-             grouped(data.train_images), data.image_size, data.image_size, data.channels, data.classes,
-             data.source, networks.text(), stages.text());
+             grouped(data.train), data.extent.height, data.extent.width, data.channels, data.classes, source,
+             networks.text(), stages.text());
   fmt::print(
       "In all {} at {:.1f} GFLOP/s, which one training step of the thin network reached here just now\n({}, "
       "{} workers). Evaluations are not counted.\n",

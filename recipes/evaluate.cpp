@@ -7,40 +7,40 @@
 namespace taper {
 
 namespace {
-// Images of one portion: enough to keep a worker busy, few enough for its caches.
+// Samples of one portion: enough to keep a worker busy, few enough for its caches.
 constexpr int64_t kPortion = 100;
 }  // namespace
 
-void for_each_batch(Team& team, Loader& loader, int64_t batches,
+void for_each_batch(Team& team, Batches& batches, int64_t count,
                     const std::function<void(Stream&, const Batch&, int64_t)>& task) {
-  std::vector<Batch> round;
-  for (int64_t first = 0; first < batches; first += static_cast<int64_t>(round.size())) {
+  std::vector<std::unique_ptr<Batch>> round;
+  for (int64_t first = 0; first < count; first += static_cast<int64_t>(round.size())) {
     round.clear();
-    for (int64_t i = first; i < std::min(batches, first + int64_t{4} * team.workers()); ++i)
-      round.push_back(loader.next());
+    for (int64_t i = first; i < std::min(count, first + int64_t{4} * team.workers()); ++i)
+      round.push_back(batches.next());
     team.run(static_cast<int64_t>(round.size()),
-             [&](Stream& stream, int64_t i) { task(stream, round[static_cast<size_t>(i)], first + i); });
+             [&](Stream& stream, int64_t i) { task(stream, *round[static_cast<size_t>(i)], first + i); });
   }
 }
 
-Accuracy evaluate(Engine& engine, const Images& images, const Dataset& split, const Model& model) {
+Accuracy evaluate(Engine& engine, const Data& data, const Model& model) {
   auto begin = std::chrono::steady_clock::now();
-  int64_t batches = (split.size() + kPortion - 1) / kPortion;
-  Loader loader = images.plain_batches(split, kPortion);
+  int64_t count = (data.facts().test + kPortion - 1) / kPortion;
+  std::unique_ptr<Batches> batches = data.plain_batches(Split::test, kPortion);
   struct Portion {
     double loss = 0;
-    int64_t count = 0, skipped = 0;
+    int64_t samples = 0, skipped = 0;
     std::vector<int32_t> correct = {0, 0};
   };
-  std::vector<Portion> portions(static_cast<size_t>(batches));
-  for_each_batch(*engine.team, loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
+  std::vector<Portion> portions(static_cast<size_t>(count));
+  for_each_batch(*engine.team, *batches, count, [&](Stream& stream, const Batch& batch, int64_t i) {
     Portion& portion = portions[static_cast<size_t>(i)];
-    portion.count = batch.count;
+    portion.samples = batch.count;
     portion.skipped = batch.skipped;
     if (batch.count == 0) return;
     Tape tape(*engine.backend, stream, engine.type);
-    ShardInput input = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
-    Var logits = model.bridged->forward(tape, input.images);
+    ShardInput input = batch.upload(tape, 0, batch.count);
+    Var logits = model.bridged->forward(tape, input.input);
     portion.loss = cross_entropy(tape, logits, input.labels, 0).host<float>(stream)[0];
     Tensor counts(stream, DType::i32, {2});
     const Tensor& y = logits->value;
@@ -52,12 +52,12 @@ Accuracy evaluate(Engine& engine, const Images& images, const Dataset& split, co
   std::vector<double> losses;
   for (const Portion& portion : portions) {
     losses.push_back(portion.loss);
-    result.samples += portion.count;
+    result.samples += portion.samples;
     result.skipped += portion.skipped;
     result.top1 += portion.correct[0];
     result.top5 += portion.correct[1];
   }
-  if (result.samples == 0) throw UserError("none of the {} test images could be read", split.size());
+  if (result.samples == 0) throw UserError("none of the {} test images could be read", data.facts().test);
   auto samples = static_cast<double>(result.samples);
   result.loss = tree_sum(losses) / samples;
   result.top1 /= samples;

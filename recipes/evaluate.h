@@ -1,9 +1,9 @@
 #pragma once
-// Accuracy of a network on images it was not trained on.
+// Accuracy of a network on samples it was not trained on.
 
 #include <cstdint>
 
-#include "recipes/images.h"
+#include "recipes/data.h"
 #include "recipes/models.h"
 
 namespace taper {
@@ -15,12 +15,12 @@ struct Accuracy {
   double images_per_s = 0;
 };
 
-/// Every image of `split` once, in evaluation mode, in portions of a fixed size: any number of workers gives
-/// the same numbers.
-Accuracy evaluate(Engine& engine, const Images& images, const Dataset& split, const Model& model);
+/// Every sample of the test split once, in evaluation mode, in portions of a fixed size: any number of
+/// workers gives the same numbers.
+Accuracy evaluate(Engine& engine, const Data& data, const Model& model);
 
-/// Calls task(stream, batch, index) for every batch of the loader, on the workers, `batches` in all.
-void for_each_batch(Team& team, Loader& loader, int64_t batches,
+/// Calls task(stream, batch, index) for the next `count` batches, on the workers.
+void for_each_batch(Team& team, Batches& batches, int64_t count,
                     const std::function<void(Stream&, const Batch&, int64_t)>& task);
 
 }  // namespace taper

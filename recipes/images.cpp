@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "recipes/data/loader.h"
 #include "runtime/error.h"
 
 namespace taper {
@@ -23,65 +24,65 @@ OnError on_error(const DataOptions& options) {
 Images::Images(const Configuration& configuration)
     : options_(configuration.data),
       train_(open_dataset(source(options_, options_.train_limit), Split::train)),
-      test_(open_dataset(source(options_, options_.test_limit), Split::test)),
-      image_size_(options_.image_size) {
+      test_(open_dataset(source(options_, options_.test_limit), Split::test)) {
   auto channels = static_cast<size_t>(train_->channels());
   if (!options_.mean.empty() && options_.mean.size() != channels)
     throw UserError(
         "data.mean has {} values, but the images of {} have {} channels; give one value for each, or set "
         "data.channels",
         options_.mean.size(), options_.path, channels);
-  if (image_size_ != 0) return;
-  Image image;
-  int32_t label = 0;
-  train_->read(0, image, label);
-  if (image.height != image.width)
-    throw UserError("the images of {} are {} x {}; set data.image_size, to which they are then resized",
-                    options_.path, image.height, image.width);
-  image_size_ = image.height;
+  int64_t size = options_.image_size;
+  if (size == 0) {
+    Image image;
+    int32_t label = 0;
+    train_->read(0, image, label);
+    if (image.height != image.width)
+      throw UserError("the images of {} are {} x {}; set data.image_size, to which they are then resized",
+                      options_.path, image.height, image.width);
+    size = image.height;
+  }
+  facts_ = {.extent = {size, size},
+            .channels = train_->channels(),
+            .classes = static_cast<int64_t>(train_->classes().size()),
+            .train = train_->size(),
+            .test = test_->size()};
 }
 
-Loader Images::train_batches(const StageOptions& stage, uint64_t key, int64_t first, int64_t end) const {
+std::unique_ptr<Batches> Images::train_batches(const StageOptions& stage, uint64_t key, int64_t first,
+                                               int64_t end) const {
   Augmentation augmentation{.crop = stage.augmentation.crop,
                             .padding = stage.augmentation.padding,
                             .flip = stage.augmentation.flip,
-                            .image_size = image_size_,
+                            .image_size = facts_.extent.height,
                             .mean = floats(options_.mean),
                             .std = floats(options_.std)};
-  return Loader(*train_, augmentation,
-                {.key = key,
-                 .batch_size = stage.batch_size,
-                 .shuffle = true,
-                 .drop_last = true,
-                 .threads = static_cast<int>(options_.threads),
-                 .on_error = on_error(options_),
-                 .first_step = first,
-                 .end_step = end});
+  return std::make_unique<Loader>(*train_, augmentation,
+                                  LoaderOptions{.key = key,
+                                                .batch_size = stage.batch_size,
+                                                .shuffle = true,
+                                                .drop_last = true,
+                                                .threads = static_cast<int>(options_.threads),
+                                                .on_error = on_error(options_),
+                                                .first_step = first,
+                                                .end_step = end});
 }
 
-int64_t Images::steps_per_epoch(const StageOptions& stage, const std::string& name) const {
-  int64_t steps = train_->size() / stage.batch_size;
-  if (steps == 0)
-    throw UserError("{}.batch_size is {}, but there are only {} training images; lower it", name,
-                    stage.batch_size, train_->size());
-  return steps;
-}
-
-Loader Images::plain_batches(const Dataset& split, int64_t batch_size, int64_t limit) const {
+std::unique_ptr<Batches> Images::plain_batches(Split split, int64_t batch_size, int64_t limit) const {
   // Folders hold photographs of all sizes: torchvision's reference evaluation, Resize 256 and CenterCrop 224,
   // in proportion.
   bool folder = options_.format == "folder";
   Augmentation augmentation{.crop = folder ? "center" : "none",
-                            .image_size = image_size_,
-                            .resize = folder ? image_size_ * 256 / 224 : 0,
+                            .image_size = facts_.extent.height,
+                            .resize = folder ? facts_.extent.height * 256 / 224 : 0,
                             .mean = floats(options_.mean),
                             .std = floats(options_.std)};
-  int64_t samples = limit > 0 ? std::min(limit, split.size()) : split.size();
-  return Loader(split, augmentation,
-                {.batch_size = batch_size,
-                 .threads = static_cast<int>(options_.threads),
-                 .on_error = on_error(options_),
-                 .end_step = (samples + batch_size - 1) / batch_size});
+  const Dataset& dataset = split == Split::train ? *train_ : *test_;
+  int64_t samples = limit > 0 ? std::min(limit, dataset.size()) : dataset.size();
+  return std::make_unique<Loader>(dataset, augmentation,
+                                  LoaderOptions{.batch_size = batch_size,
+                                                .threads = static_cast<int>(options_.threads),
+                                                .on_error = on_error(options_),
+                                                .end_step = (samples + batch_size - 1) / batch_size});
 }
 
 }  // namespace taper

@@ -10,30 +10,27 @@ namespace taper {
 
 namespace {
 
-// Images to a task when the wide network is only observed.
+// Samples to a task when the wide network is only observed.
 constexpr int64_t kPortion = 32;
 
 }  // namespace
 
-Imitation::Imitation(const Configuration& configuration, Engine& engine, const Images& images, Model& thin,
+Imitation::Imitation(const Configuration& configuration, Engine& engine, const Data& data, Model& thin,
                      Model& wide)
     : configuration_(configuration),
       engine_(engine),
-      images_(images),
+      data_(data),
       thin_(thin),
       wide_(wide),
       wide_units_(*wide.network, *wide.network,
                   make_units(*wide.network, configuration.imitate.unit == "stage"), BridgeKind::none),
-      targets_(imitation_targets(*thin.bridged)) {
-  const std::string& reader = thin.network->head_readers().at(0)->name;
-  head_ = reader.substr(0, reader.rfind('.'));
-}
+      targets_(imitation_targets(*thin.bridged)) {}
 
 // The wide network's output at a boundary as it is compared: before the last activation, but after it under
 // free bridges, whose lift must lie next to the layer that reads it.
-Var Imitation::teach(Tape& tape, const Var& images, int64_t boundary) const {
-  if (boundary == 0) return wide_.network->stem(tape, images, free());
-  Var x = wide_.network->stem(tape, images);
+Var Imitation::teach(Tape& tape, const Var& input, int64_t boundary) const {
+  if (boundary == 0) return wide_.network->stem(tape, input, free());
+  Var x = wide_.network->stem(tape, input);
   for (int64_t u = 0; u < boundary; ++u) x = wide_units_.unit(tape, u, x, free() || u + 1 < boundary);
   return x;
 }
@@ -51,10 +48,11 @@ std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput
   const BridgedNetwork& student = *thin_.bridged;
   int64_t boundary = targets.front().boundary, below = boundary - 1;
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
+  teacher.sequences = tape.sequences;
   bool training = std::exchange(tape.training, false);  // what lies below the first target is frozen
-  Var x = shard.images, t = shard.images;
+  Var x = shard.input, t = shard.input;
   if (below >= 0) {
-    t = teach(teacher, shard.images, below);
+    t = teach(teacher, shard.input, below);
     if (input == Input::teacher) {
       x = tape.constant(student.project(tape, below, t->value));
       x = student.cross(tape, below, activated(tape, *thin_.network, x, below));
@@ -90,13 +88,19 @@ Objective Imitation::objective(Targets targets, Input input) const {
     Tensor sum = results.front().loss;
     for (size_t i = 1; i < results.size(); ++i)
       tape.backend.add(tape.stream, 1, sum.dtype(), sum.data(), results[i].loss.data(), sum.data());
-    return sum;
+    return ShardLoss{sum, results.front().goal.dim(0)};
   };
+}
+
+bool Imitation::in_head(const std::string& parameter) const {
+  std::vector<std::string> parts = thin_.network->head_parts();
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const std::string& part) { return belongs(parameter, part); });
 }
 
 bool Imitation::in_stem(const std::string& parameter) const {
   const auto& blocks = thin_.network->blocks();
-  return !belongs(parameter, head_) && !belongs(parameter, "bridge") &&
+  return !in_head(parameter) && !belongs(parameter, "bridge") &&
          std::none_of(blocks.begin(), blocks.end(),
                       [&](const Block& block) { return belongs(parameter, block.name); });
 }
@@ -136,21 +140,21 @@ void Imitation::measure_bridges() {
   for (const ImitationTarget& target : targets_)
     if (const Parameter* lift = thin_.bridged->lift(target.boundary))
       streams[lift->name].push_back(target.boundary);
-  int64_t samples = std::min(configuration_.imitate.bridge_samples, images_.train().size());
+  int64_t samples = std::min(configuration_.imitate.bridge_samples, data_.facts().train);
   int64_t batches = (samples + kPortion - 1) / kPortion;
   for (auto& [name, boundaries] : streams) {
     Parameter& lift = *thin_.network->store().find(name);
     int64_t wide = lift.shape[0], thin = lift.shape[1];
     std::vector<double> covariance(static_cast<size_t>(wide * wide));
-    Loader loader = images_.plain_batches(images_.train(), kPortion, samples);
+    std::unique_ptr<Batches> loader = data_.plain_batches(Split::train, kPortion, samples);
     for (int64_t batch = 0; batch < batches; ++batch) {
-      Batch images = loader.next();
-      if (images.count == 0) continue;
+      std::unique_ptr<Batch> portion = loader->next();
+      if (portion->count == 0) continue;
       std::vector<std::vector<float>> products(boundaries.size());
       engine_.team->run(static_cast<int64_t>(boundaries.size()), [&](Stream& stream, int64_t i) {
         Tape tape(*engine_.backend, stream, engine_.type);
-        ShardInput shard = upload(tape, images, 0, images.count, images_.image_size(), images_.channels());
-        Tensor t = teach(tape, shard.images, boundaries[static_cast<size_t>(i)])->value;
+        ShardInput shard = portion->upload(tape, 0, portion->count);
+        Tensor t = teach(tape, shard.input, boundaries[static_cast<size_t>(i)])->value;
         Tensor product(stream, DType::f32, {wide, wide});
         engine_.backend->matmul(stream, {.m = wide, .n = wide, .k = t.size() / wide, .transpose_a = true},
                                 tape.type, t.data(), t.data(), {}, DType::f32, product.data());
@@ -188,7 +192,7 @@ void Imitation::copy_head() {
   const Parameter* lift = thin_.bridged->lift(targets_.back().boundary);
   engine_.team->run_one([&](Stream& stream) {
     for (Parameter& p : thin_.network->store().all()) {
-      if (!belongs(p.name, head_)) continue;
+      if (!in_head(p.name)) continue;
       std::vector<double> values = host_values(stream, *wide_.network->store().find(p.name));
       if (lift != nullptr && std::find(readers.begin(), readers.end(), &p) != readers.end())
         values = multiply(values, host_values(stream, *lift), lift->shape[0]);
@@ -198,16 +202,16 @@ void Imitation::copy_head() {
 }
 
 std::vector<double> Imitation::errors(Targets targets) const {
-  int64_t samples = std::min<int64_t>(configuration_.imitate.bridge_samples, images_.test().size());
+  int64_t samples = std::min<int64_t>(configuration_.imitate.bridge_samples, data_.facts().test);
   int64_t batches = (samples + kPortion - 1) / kPortion;
-  Loader loader = images_.plain_batches(images_.test(), kPortion, samples);
+  std::unique_ptr<Batches> loader = data_.plain_batches(Split::test, kPortion, samples);
   std::vector<std::vector<double>> differences(targets.size(),
                                                std::vector<double>(static_cast<size_t>(batches)));
   auto energies = differences;
-  for_each_batch(*engine_.team, loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
+  for_each_batch(*engine_.team, *loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
     if (batch.count == 0) return;
     Tape tape(*engine_.backend, stream, engine_.type);
-    ShardInput shard = upload(tape, batch, 0, batch.count, images_.image_size(), images_.channels());
+    ShardInput shard = batch.upload(tape, 0, batch.count);
     std::vector<Compared> results = compare(tape, shard, targets, Input::sequential);
     for (size_t k = 0; k < results.size(); ++k) {
       const Tensor& goal = results[k].goal;

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "recipes/images.h"
+#include "recipes/data.h"
 #include "recipes/imitation_plan.h"
 #include "recipes/models.h"
 #include "recipes/step.h"
@@ -15,8 +15,7 @@ namespace taper {
 class Imitation {
  public:
   /// `thin` is bridged.
-  Imitation(const Configuration& configuration, Engine& engine, const Images& images, Model& thin,
-            Model& wide);
+  Imitation(const Configuration& configuration, Engine& engine, const Data& data, Model& thin, Model& wide);
 
   /// In the order of training: bottom to top.
   const std::vector<ImitationTarget>& targets() const { return targets_; }
@@ -37,36 +36,37 @@ class Imitation {
   Input input() const {
     return configuration_.imitate.input == "teacher" ? Input::teacher : Input::sequential;
   }
-  /// loss = sum over targets and samples of the mean squared difference at the wide width. No target's loss
-  /// reaches another target's parameters, but for a free lift, which the reader of its boundary runs too.
+  /// loss = sum over targets and samples (of text: tokens) of the mean squared difference at the wide width.
+  /// No target's loss reaches another target's parameters, but for a free lift, which the reader of its
+  /// boundary runs too.
   Objective objective(Targets targets, Input input) const;
   /// Mean squared difference over mean squared target, for each target, behind the thin network's own prefix,
   /// both in evaluation mode, over the first images of the test split.
   std::vector<double> errors(Targets targets) const;
   ImitationCost cost(Targets targets) const {
-    return imitation_cost(configuration_, *thin_.bridged, *wide_.network, targets, images_.image_size());
+    return imitation_cost(configuration_, *thin_.bridged, *wide_.network, targets, data_.facts().extent);
   }
 
  private:
   bool free() const { return thin_.bridged->kind() == BridgeKind::free; }
-  Var teach(Tape& tape, const Var& images, int64_t boundary) const;
+  Var teach(Tape& tape, const Var& input, int64_t boundary) const;
   Var activated(Tape& tape, const Network& network, const Var& x, int64_t boundary) const;
   struct Compared {
     Tensor loss, goal;
   };
   std::vector<Compared> compare(Tape& tape, const ShardInput& shard, Targets targets, Input input) const;
   void measure_bridges();
+  bool in_head(const std::string& parameter) const;
   bool in_stem(const std::string& parameter) const;
   void copy_stem();
   void copy_head();
 
   const Configuration& configuration_;
   Engine& engine_;
-  const Images& images_;
+  const Data& data_;
   Model &thin_, &wide_;
   BridgedNetwork wide_units_;  // the wide network cut as the thin one is
   std::vector<ImitationTarget> targets_;
-  std::string head_;  // the prefix of the head's parameters
 };
 
 }  // namespace taper

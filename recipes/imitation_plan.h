@@ -26,21 +26,20 @@ std::vector<ImitationTarget> imitation_targets(const BridgedNetwork& thin);
 /// (imitate.order).
 std::vector<Targets> imitation_rounds(const Configuration& configuration, Targets all);
 
-/// FLOPs of one image of one step.
+/// FLOPs of one sample of one step.
 struct ImitationCost {
   double student = 0;  ///< forward and backward of what is trained, forward of what is below it
   double teacher = 0;  ///< the wide network, and what brings its outputs to the thin width
 };
 
 /// Counted as Cost counts: what is trained costs three times its forward pass. A bridge is a matrix product
-/// for each pixel: t U for each output that is compared or, with `teacher` input, read; free ones also h (U^T
-/// U), h^T h and t^T h for the loss, and their own product between the units. What is made once for all
-/// pixels (V U, U^T U) is not counted, as packed and folded filters are not. Images are image_size x
-/// image_size.
+/// for each pixel (of text: token): t U for each output that is compared or, with `teacher` input, read; free
+/// ones also h (U^T U), h^T h and t^T h for the loss, and their own product between the units. What is made
+/// once for all pixels (V U, U^T U) is not counted, as packed and folded filters are not.
 ImitationCost imitation_cost(const Configuration& configuration, const BridgedNetwork& thin,
-                             const Network& wide, Targets targets, int64_t image_size);
+                             const Network& wide, Targets targets, Extent extent);
 
-/// Forward FLOPs of one image of the free bridges that the network runs until they are merged.
-double bridge_flops(const BridgedNetwork& network, int64_t image_size);
+/// Forward FLOPs of one sample of the free bridges that the network runs until they are merged.
+double bridge_flops(const BridgedNetwork& network, Extent extent);
 
 }  // namespace taper

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "layers/resnet.h"
 #include "runtime/error.h"
 
 namespace taper {
@@ -22,7 +23,8 @@ Engine::Engine(const Configuration& configuration, const std::string& device) : 
                                 static_cast<int>(configuration.threads_per_shard));
 }
 
-ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64_t classes) {
+std::unique_ptr<Network> make_network(const Configuration& configuration, const DataFacts& data,
+                                      bool widened) {
   const NetworkOptions& options = configuration.network;
   ResNetSpec spec;
   spec.style = options.style == "cifar" ? ResNetSpec::Style::cifar : ResNetSpec::Style::imagenet;
@@ -31,16 +33,11 @@ ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64
   spec.width = options.width;
   spec.shortcuts = options.kind != "plain";
   spec.activation = options.activation == "tanh" ? Activation::tanh : Activation::relu;
-  spec.channels = channels;
-  spec.classes = options.classes != 0 ? options.classes : classes;
+  spec.channels = data.channels;
+  spec.classes = options.classes != 0 ? options.classes : data.classes;
   spec.zero_init_residual = options.zero_init_residual;
-  return spec;
-}
-
-ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64_t classes) {
-  ResNetSpec spec = thin_spec(configuration, channels, classes);
-  (configuration.widen.kind == "full" ? spec.full : spec.inner) = configuration.widen.factor;
-  return spec;
+  if (widened) (configuration.widen.kind == "full" ? spec.full : spec.inner) = configuration.widen.factor;
+  return make_resnet(spec);
 }
 
 BridgedNetwork make_bridged(const Configuration& configuration, Network& thin, const Network& wide) {
@@ -65,9 +62,7 @@ std::vector<std::string> Models::names() const {
 
 Model& Models::make(const std::string& name, bool bridged) {
   Model model;
-  ResNetSpec spec = name == "wide" ? wide_spec(configuration_, channels_, classes_)
-                                   : thin_spec(configuration_, channels_, classes_);
-  model.network = make_resnet(spec);
+  model.network = make_network(configuration_, data_, name == "wide");
   if (bridged) {
     model.bridged = std::make_unique<BridgedNetwork>(
         make_bridged(configuration_, *model.network, *(*this)["wide"].network));
@@ -76,7 +71,8 @@ Model& Models::make(const std::string& name, bool bridged) {
   }
   engine_.team->run_one([&](Stream& stream) {
     model.network->store().allocate(stream, engine_.type);
-    initialize(*model.network, stream, static_cast<uint64_t>(configuration_.seed), spec.zero_init_residual);
+    initialize(*model.network, stream, static_cast<uint64_t>(configuration_.seed),
+               configuration_.network.zero_init_residual);
   });
   return models_[name] = std::move(model);
 }
@@ -89,10 +85,8 @@ void Models::merge() {
   plain.teacher_flops = bridged.teacher_flops;
 }
 
-std::vector<Cost> Models::costs(const std::string& name, int64_t image_size) const {
-  ResNetSpec spec = name == "wide" ? wide_spec(configuration_, channels_, classes_)
-                                   : thin_spec(configuration_, channels_, classes_);
-  return make_resnet(spec)->costs(image_size, image_size);
+std::vector<Cost> Models::costs(const std::string& name) const {
+  return make_network(configuration_, data_, name == "wide")->costs(data_.extent);
 }
 
 HostTensors Models::save(const std::string& only) const {

@@ -8,10 +8,9 @@
 
 #include "layers/bridge.h"
 #include "layers/network.h"
-#include "layers/resnet.h"
 #include "layers/weights.h"
 #include "recipes/config.h"
-#include "recipes/images.h"
+#include "recipes/data.h"
 
 namespace taper {
 
@@ -27,10 +26,9 @@ struct Engine {
   std::unique_ptr<Team> team;
 };
 
-/// The thin network as configured, for images of `channels` and `classes`.
-ResNetSpec thin_spec(const Configuration& configuration, int64_t channels, int64_t classes);
-/// The same, widened.
-ResNetSpec wide_spec(const Configuration& configuration, int64_t channels, int64_t classes);
+/// The thin network as configured, for such data, or the same `widened`: shapes and names only, no memory.
+std::unique_ptr<Network> make_network(const Configuration& configuration, const DataFacts& data,
+                                      bool widened);
 
 /// The thin network, not allocated yet, in units and with bridges as configured.
 BridgedNetwork make_bridged(const Configuration& configuration, Network& thin, const Network& wide);
@@ -47,8 +45,8 @@ struct Model {
 /// holds it.
 class Models {
  public:
-  Models(const Configuration& configuration, Engine& engine, int64_t channels, int64_t classes)
-      : configuration_(configuration), engine_(engine), channels_(channels), classes_(classes) {}
+  Models(const Configuration& configuration, Engine& engine, const DataFacts& data)
+      : configuration_(configuration), engine_(engine), data_(data) {}
 
   bool has(const std::string& name) const { return models_.contains(name); }
   Model& operator[](const std::string& name);
@@ -59,8 +57,8 @@ class Models {
   Model& make(const std::string& name, bool bridged);
   /// Replaces the bridged thin network by the merged one.
   void merge();
-  /// What a network costs as deployed, bridges merged: stem, blocks, head. It need not exist.
-  std::vector<Cost> costs(const std::string& name, int64_t image_size) const;
+  /// What a network costs as deployed, bridges merged, for a sample: stem, blocks, head. It need not exist.
+  std::vector<Cost> costs(const std::string& name) const;
 
   /// The tensors of every network, or of `only` one, each named "<network>.<tensor>".
   HostTensors save(const std::string& only = "") const;
@@ -72,7 +70,7 @@ class Models {
  private:
   const Configuration& configuration_;
   Engine& engine_;
-  int64_t channels_, classes_;
+  DataFacts data_;
   std::map<std::string, Model> models_;
 };
 

@@ -7,6 +7,7 @@
 #include "recipes/report.h"
 #include "recipes/system.h"
 #include "runtime/error.h"
+#include "runtime/philox.h"
 
 namespace taper {
 
@@ -31,15 +32,15 @@ std::string exact(double value) { return fmt::format("{:.17g}", value); }
 Run::Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command)
     : configuration_(std::move(configuration)),
       directory_(std::move(directory)),
-      images_(configuration_),
+      data_(open_data(configuration_)),
       engine_(configuration_),
-      models_(configuration_, engine_, images_.channels(), images_.classes()),
+      models_(configuration_, engine_, data_->facts()),
       checkpoints_(directory_ / "checkpoints", configuration_.checkpoint.keep_last),
       identity_(run_identity(configuration_)),
       command_(std::move(command)) {
   for (const std::string& stage : configuration_.stages)
     if (stage != "merge")
-      make_plan(images_, configuration_.stage(stage), stage);  // errors before anything is written
+      make_plan(*data_, configuration_.stage(stage), stage);  // errors before anything is written
   prepare_run_directory(directory_, configuration_, resume);
   if (resume)
     restored_ = checkpoints_.load_latest(
@@ -58,8 +59,7 @@ bool merged(const Configuration& configuration, int64_t stage) {
 }
 
 StepContext Run::context(const std::string& network) {
-  return {*engine_.team,  *models_[network].network, engine_.type,
-          engine_.shards, images_.image_size(),      images_.channels()};
+  return {*engine_.team, *models_[network].network, engine_.type, engine_.shards};
 }
 
 void Run::restore(const Checkpoint& checkpoint) {
@@ -156,8 +156,8 @@ bool Run::train() {
 void Run::finish() {
   for (const std::string& name : models_.names()) {
     Model& model = models_[name];
-    Accuracy accuracy = evaluate(engine_, images_, images_.test(), model);
-    Cost cost = total(models_.costs(name, images_.image_size()));
+    Accuracy accuracy = evaluate(engine_, *data_, model);
+    Cost cost = total(models_.costs(name));
     bool student = name == "thin" && models_.has("wide");
     log_->network({.network = name,
                    .parameters = cost.parameters,

@@ -37,7 +37,7 @@ struct Plan {
   Schedule schedule;
   OptimizerOptions optimizer;
 };
-Plan make_plan(const Images& images, const StageOptions& stage, const std::string& name);
+Plan make_plan(const Data& data, const StageOptions& stage, const std::string& name);
 
 class Run {
  public:
@@ -48,7 +48,7 @@ class Run {
   /// Trains to the end; or, once stop_requested, saves and returns false. A non-finite loss or gradient is a
   /// Failure that names step, block and tensor, thrown before any weight changed. So is a weight that the
   /// last step before a checkpoint left non-finite, before anything is saved, and what a stage or unit ends
-  /// with: its statistics, its imitation error, its loss on the test images.
+  /// with: its statistics, its imitation error, its loss on the test split.
   bool train();
 
  private:
@@ -58,7 +58,7 @@ class Run {
     Plan plan;
     std::string network;  ///< that is trained
     Objective objective;
-    double student_flops, teacher_flops;  ///< of one image of one step
+    double student_flops, teacher_flops;  ///< of one sample of one step
     Targets targets{};                    ///< of imitation
   };
 
@@ -89,7 +89,7 @@ class Run {
 
   const Configuration configuration_;
   const std::filesystem::path directory_;
-  Images images_;
+  std::unique_ptr<Data> data_;
   Engine engine_;
   Models models_;
   CheckpointStore checkpoints_;

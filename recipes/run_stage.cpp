@@ -9,12 +9,13 @@
 #include "recipes/run.h"
 #include "recipes/step.h"
 #include "runtime/error.h"
+#include "runtime/philox.h"
 
 namespace taper {
 
-Plan make_plan(const Images& images, const StageOptions& stage, const std::string& name) {
+Plan make_plan(const Data& data, const StageOptions& stage, const std::string& name) {
   Plan plan;
-  int64_t epoch = plan.steps_per_epoch = images.steps_per_epoch(stage, name);
+  int64_t epoch = plan.steps_per_epoch = data.steps_per_epoch(stage, name);
   plan.steps = stage.steps > 0 ? stage.steps : stage.epochs * epoch;
   plan.schedule = {.kind = stage.schedule == "step"     ? Schedule::Kind::step
                            : stage.schedule == "cosine" ? Schedule::Kind::cosine
@@ -55,9 +56,9 @@ bool all_finite(Tape& tape, const Tensor& value) {
 
 // The first part of a network, in training mode, whose output holds a NaN or infinity; empty if all are
 // finite.
-std::string first_non_finite_part(Tape& tape, const BridgedNetwork& model, const Var& images) {
+std::string first_non_finite_part(Tape& tape, const BridgedNetwork& model, const Var& input) {
   const Network& network = model.network();
-  Var x = model.stem(tape, images);
+  Var x = model.stem(tape, input);
   if (!all_finite(tape, x->value)) return "the output of the stem";
   size_t unit = 0;
   for (size_t i = 0; i < network.blocks().size(); ++i) {
@@ -95,8 +96,7 @@ void Run::begin_stage() {
     models_.make(name, false);
   }
   if (name != "imitate") return;
-  imitation_ =
-      std::make_unique<Imitation>(configuration_, engine_, images_, models_["thin"], models_["wide"]);
+  imitation_ = std::make_unique<Imitation>(configuration_, engine_, *data_, models_["thin"], models_["wide"]);
   if (fresh) imitation_->initialize();
 }
 
@@ -104,7 +104,7 @@ Run::Job Run::make_job() {
   const std::string& name = stage();
   const StageOptions& options = configuration_.stage(name);
   Job job{.options = options,
-          .plan = make_plan(images_, options, name),
+          .plan = make_plan(*data_, options, name),
           .network = {},
           .objective = {},
           .student_flops = 0,
@@ -123,20 +123,23 @@ Run::Job Run::make_job() {
   bool tied = model.bridged->kind() == BridgeKind::tied;
   for (Parameter& p : model.network->store().all())
     p.trainable = !p.is_statistic() && !(tied && belongs(p.name, "bridge"));
-  job.student_flops = 3 * (forward_flops(models_.costs(job.network, images_.image_size())) +
-                           bridge_flops(*model.bridged, images_.image_size()));
+  job.student_flops =
+      3 * (forward_flops(models_.costs(job.network)) + bridge_flops(*model.bridged, data_->facts().extent));
   const BridgedNetwork& student = *model.bridged;
   if (name == "match") {
-    job.teacher_flops = forward_flops(models_.costs("wide", images_.image_size()));
+    job.teacher_flops = forward_flops(models_.costs("wide"));
     job.objective = [&student, &teacher = *models_["wide"].bridged,
                      temperature = configuration_.match.temperature](Tape& tape, const ShardInput& input) {
       Tape inference(tape.backend, tape.stream, tape.type);
-      Tensor goal = teacher.forward(inference, input.images)->value;
-      return kl_divergence(tape, goal, student.forward(tape, input.images), temperature);
+      inference.sequences = tape.sequences;
+      Tensor goal = teacher.forward(inference, input.input)->value;
+      return ShardLoss{kl_divergence(tape, goal, student.forward(tape, input.input), temperature),
+                       goal.dim(0)};
     };
   } else {
     job.objective = [&student, smoothing = options.label_smoothing](Tape& tape, const ShardInput& input) {
-      return cross_entropy(tape, student.forward(tape, input.images), input.labels, smoothing);
+      return ShardLoss{cross_entropy(tape, student.forward(tape, input.input), input.labels, smoothing),
+                       input.labels.size()};
     };
   }
   return job;
@@ -171,9 +174,9 @@ bool Run::run_stage() {
     before_teacher = model.teacher_flops;
     for (position_.unit = 0; position_.unit < event.units; ++position_.unit) {
       Job job = make_job();
-      double images = static_cast<double>(job.plan.steps) * static_cast<double>(job.options.batch_size);
-      model.training_flops += job.student_flops * images;
-      model.teacher_flops += job.teacher_flops * images;
+      double samples = static_cast<double>(job.plan.steps) * static_cast<double>(job.options.batch_size);
+      model.training_flops += job.student_flops * samples;
+      model.teacher_flops += job.teacher_flops * samples;
     }
     event.student_flops = model.training_flops - before_student;
     event.teacher_flops = model.teacher_flops - before_teacher;
@@ -209,17 +212,17 @@ bool Run::run_unit(Job& job) {
     }
     restored_.reset();
   }
-  Loader loader = images_.train_batches(job.options, key(), position_.step, job.plan.steps);
+  std::unique_ptr<Batches> batches = data_->train_batches(job.options, key(), position_.step, job.plan.steps);
   auto last = std::chrono::steady_clock::now();
   double seconds_per_step = 0;
   while (position_.step < job.plan.steps) {
-    Batch batch = loader.next();
+    std::unique_ptr<Batch> batch = batches->next();
     double lr = job.plan.schedule.rate(position_.step);
-    StepOutcome outcome = train_step(where, batch, job.objective, *optimizer_, lr);
+    StepOutcome outcome = train_step(where, *batch, job.objective, *optimizer_, lr);
     if (!outcome.non_finite.empty())
       refuse(job, fmt::format("step {}", position_.step + 1), outcome.non_finite,
-             origin(job, batch) + ". No weight was changed by this step");
-    if (batch.skipped > 0) log_->skipped(skipped_ += batch.skipped);
+             origin(job, *batch) + ". No weight was changed by this step");
+    if (batch->skipped > 0) log_->skipped(skipped_ += batch->skipped);
     ++position_.step;
     ++sequence_;
     auto now = std::chrono::steady_clock::now();
@@ -283,18 +286,18 @@ void Run::end_unit(Job& job) {
 
 // Estimates the running statistics of what a unit trains anew, `when` it is "before" or "after" its steps.
 void Run::estimate(const Job& job, const char* when) {
-  int64_t batches = configuration_.imitate.statistics_batches;
-  Loader loader = images_.train_batches(job.options, fold(key(), hash(when)), 0, batches);
-  auto found = estimate_statistics(context(job.network), loader, batches,
+  int64_t count = configuration_.imitate.statistics_batches;
+  std::unique_ptr<Batches> batches = data_->train_batches(job.options, fold(key(), hash(when)), 0, count);
+  auto found = estimate_statistics(context(job.network), *batches, count,
                                    imitation_->objective(job.targets, Imitation::Input::sequential));
   if (found)
     refuse(job, fmt::format("statistics {} its steps", when), found->what,
-           origin(job, found->batch) + ". Nothing of it was saved");
+           origin(job, *found->batch) + ". Nothing of it was saved");
 }
 
 void Run::evaluate_and_log(const Job& job) {
   if (optimizer_) optimizer_->swap_average(*engine_.team);
-  Accuracy accuracy = evaluate(engine_, images_, images_.test(), models_[job.network]);
+  Accuracy accuracy = evaluate(engine_, *data_, models_[job.network]);
   if (position_.step == job.plan.steps && !std::isfinite(accuracy.loss))
     refuse(job, "after the last step", "the loss on the test images", "nothing of it was saved");
   log_->evaluate({.stage = stage(),
@@ -326,8 +329,8 @@ std::string Run::origin(const Job& job, const Batch& batch) {
         if (begin == end) continue;
         Tape tape(*engine_.backend, stream, engine_.type);
         tape.training = training;
-        ShardInput input = upload(tape, batch, begin, end, images_.image_size(), images_.channels());
-        place = first_non_finite_part(tape, *models_[network].bridged, input.images);
+        ShardInput input = batch.upload(tape, begin, end);
+        place = first_non_finite_part(tape, *models_[network].bridged, input.input);
         if (!place.empty()) place += " of the " + network + " network";
       }
     };

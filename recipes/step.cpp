@@ -7,22 +7,6 @@
 
 namespace taper {
 
-ShardInput upload(Tape& tape, const Batch& batch, int64_t begin, int64_t end, int64_t image_size,
-                  int64_t channels) {
-  int64_t count = end - begin, size = image_size * image_size * channels;
-  Shape shape{count, image_size, image_size, channels};
-  auto pixels =
-      std::span(batch.images).subspan(static_cast<size_t>(begin * size), static_cast<size_t>(count * size));
-  Tensor images = Tensor::from<float>(tape.stream, shape, pixels);
-  if (tape.type != DType::f32) {
-    Tensor cast = tape.empty(shape);
-    tape.backend.cast(tape.stream, images.size(), DType::f32, images.data(), tape.type, cast.data());
-    images = cast;
-  }
-  auto labels = std::span(batch.labels).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
-  return {tape.constant(images), Tensor::from<int32_t>(tape.stream, {count}, labels), count};
-}
-
 double tree_sum(const std::vector<double>& values) {
   std::vector<double> sums = values;
   for (size_t width = 1; width < sums.size(); width *= 2)
@@ -34,7 +18,7 @@ namespace {
 
 struct Summed {
   ShardSums sums;
-  double loss = 0;
+  double loss = 0, terms = 0;
 };
 
 // One pass over a batch; with gradients only if `backward`.
@@ -42,22 +26,23 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
   const ParameterStore& store = c.network.store();
   ShardTree tree(c.team.backend(), c.type, c.shards, backward ? store.value_size() : 0,
                  store.statistic_size());
-  std::vector<double> losses(static_cast<size_t>(c.shards));
+  std::vector<double> losses(static_cast<size_t>(c.shards)), terms = losses;
   c.team.run(c.shards, [&](Stream& stream, int64_t i) {
     ShardSums sums = tree.make(stream);
     int64_t begin = i * batch.count / c.shards, end = (i + 1) * batch.count / c.shards;
     if (begin < end) {
       Tape tape(c.team.backend(), stream, c.type, &sums);
       tape.training = true;
-      ShardInput input = upload(tape, batch, begin, end, c.image_size, c.channels);
-      Tensor loss = objective(tape, input);
+      ShardInput input = batch.upload(tape, begin, end);
+      auto [loss, count] = objective(tape, input);
       if (backward) tape.backward();
       losses[static_cast<size_t>(i)] =
           loss.dtype() == DType::f64 ? loss.host<double>(stream)[0] : loss.host<float>(stream)[0];
+      terms[static_cast<size_t>(i)] = static_cast<double>(count);
     }
     tree.finish(stream, i, std::move(sums));
   });
-  return {tree.total(c.team), tree_sum(losses)};
+  return {tree.total(c.team), tree_sum(losses), tree_sum(terms)};
 }
 
 std::string non_finite(const StepContext& c, const Summed& summed) {
@@ -73,11 +58,10 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
   StepOutcome outcome;
   if (batch.count == 0) return outcome;
   Summed summed = run_shards(c, batch, objective, true);
-  outcome.loss = summed.loss / static_cast<double>(batch.count);
+  outcome.loss = summed.loss / summed.terms;
   outcome.non_finite = non_finite(c, summed);
   if (!outcome.non_finite.empty()) return outcome;
-  Optimizer::Outcome update =
-      optimizer.step(c.team, summed.sums.gradients, static_cast<double>(batch.count), lr);
+  Optimizer::Outcome update = optimizer.step(c.team, summed.sums.gradients, summed.terms, lr);
   outcome.gradient_norm = update.gradient_norm;
   if (!update.non_finite.empty()) {
     outcome.non_finite = "the gradient of " + update.non_finite;
@@ -89,13 +73,14 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
   return outcome;
 }
 
-std::optional<NonFinite> estimate_statistics(const StepContext& c, Loader& loader, int64_t batches,
+std::optional<NonFinite> estimate_statistics(const StepContext& c, Batches& batches, int64_t count,
                                              const Objective& objective) {
+  if (c.network.norms().empty()) return std::nullopt;
   int64_t seen = 0;
-  for (int64_t i = 0; i < batches; ++i) {
-    Batch batch = loader.next();
-    if (batch.count < c.shards) continue;  // a shard without samples has no statistics
-    Summed summed = run_shards(c, batch, objective, false);
+  for (int64_t i = 0; i < count; ++i) {
+    std::unique_ptr<Batch> batch = batches.next();
+    if (batch->count < c.shards) continue;  // a shard without samples has no statistics
+    Summed summed = run_shards(c, *batch, objective, false);
     if (std::string what = non_finite(c, summed); !what.empty())
       return NonFinite{std::move(what), std::move(batch)};
     update_statistics(c.team, c.network, summed.sums, 1.0 / static_cast<double>(++seen));

@@ -8,24 +8,20 @@
 
 #include "autograd/shards.h"
 #include "layers/optimizer.h"
-#include "recipes/data/loader.h"
+#include "recipes/batch.h"
 
 namespace taper {
 
-/// A shard of a batch on the device.
-struct ShardInput {
-  Var images;     ///< [count, h, w, channels], of the activations' type
-  Tensor labels;  ///< [count], i32
-  int64_t count;
+/// A shard's loss as a sum, and of how many terms: images, masked tokens, tokens that are imitated. A step
+/// divides by the terms of all shards together, so shards that differ in them still add up to the whole
+/// batch's mean.
+struct ShardLoss {
+  Tensor sum;  ///< a scalar of accumulator type
+  int64_t terms;
 };
 
-/// Rows [begin, end) of a batch.
-ShardInput upload(Tape& tape, const Batch& batch, int64_t begin, int64_t end, int64_t image_size,
-                  int64_t channels);
-
-/// Runs the forward pass of a shard and returns its loss, summed over its samples; every loss is a root of
-/// the tape.
-using Objective = std::function<Tensor(Tape&, const ShardInput&)>;
+/// Runs the forward pass of a shard; every loss is a root of the tape.
+using Objective = std::function<ShardLoss(Tape&, const ShardInput&)>;
 
 /// What a step trains, and on what terms.
 struct StepContext {
@@ -33,11 +29,10 @@ struct StepContext {
   Network& network;
   DType type;
   int64_t shards;
-  int64_t image_size, channels;
 };
 
 struct StepOutcome {
-  double loss = 0;  ///< mean over the batch
+  double loss = 0;  ///< mean over the batch's terms
   double gradient_norm = 0;
   /// What is not finite, named: the loss, a statistic of the batch, or a gradient. Then nothing was changed.
   std::string non_finite;
@@ -50,13 +45,13 @@ StepOutcome train_step(const StepContext& context, const Batch& batch, const Obj
 /// What was not finite, and on which batch.
 struct NonFinite {
   std::string what;
-  Batch batch;
+  std::unique_ptr<Batch> batch;
 };
 
-/// Runs the objective in training mode without training: `batches` steps from `loader`, whose mean statistics
-/// become the running ones of the norms that are trainable. Stops at a batch whose loss or statistics are not
-/// finite, before they have moved anything.
-std::optional<NonFinite> estimate_statistics(const StepContext& context, Loader& loader, int64_t batches,
+/// Runs the objective in training mode without training: `count` steps from `batches`, whose mean statistics
+/// become the running ones of the norms that are trainable; nothing where the network has none. Stops at a
+/// batch whose loss or statistics are not finite, before they have moved anything.
+std::optional<NonFinite> estimate_statistics(const StepContext& context, Batches& batches, int64_t count,
                                              const Objective& objective);
 
 /// The sum of all values in a fixed binary tree.

@@ -57,14 +57,14 @@ TEST(Bert, InnerWidensWhatIsInsideTheLayersOnly) {
 
 TEST(Bert, CostsAddUp) {
   std::unique_ptr<Network> network = make_bert({});
-  std::vector<Cost> parts = network->costs(2, 128);
+  std::vector<Cost> parts = network->costs({2, 128});
   ASSERT_EQ(parts.size(), 14);
   EXPECT_EQ(total(parts).parameters, network->store().parameter_count());
   // 12 768^2 weights see each of 256 tokens; each of 256 queries meets 128 keys and 128 values of 768.
   EXPECT_EQ(parts[1].flops, int64_t{2} * 256 * (12 * 768 * 768 + 2 * 128 * 768));
   // 39 of 256 tokens are masked.
   EXPECT_EQ(parts[13].flops, int64_t{2} * 39 * (768 * 768 + 768 * 30522));
-  EXPECT_EQ(network->positions(2, 128, 3, true), 256);
+  EXPECT_EQ(network->positions({2, 128}, 3, true), 256);
 }
 
 TEST(Bert, StartsAsTransformersDoes) {

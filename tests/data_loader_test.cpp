@@ -51,7 +51,7 @@ Augmentation random_resized(int64_t size) {
   return augmentation;
 }
 
-void expect_same(const Batch& a, const Batch& b) {
+void expect_same(const ImageBatch& a, const ImageBatch& b) {
   EXPECT_EQ(a.step, b.step);
   EXPECT_EQ(a.count, b.count);
   EXPECT_EQ(a.skipped, b.skipped);
@@ -60,11 +60,11 @@ void expect_same(const Batch& a, const Batch& b) {
   EXPECT_TRUE(a.images == b.images);
 }
 
-std::vector<Batch> batches(const Dataset& dataset, const Augmentation& augmentation, LoaderOptions options,
-                           int64_t count) {
+std::vector<ImageBatch> batches(const Dataset& dataset, const Augmentation& augmentation,
+                                LoaderOptions options, int64_t count) {
   Loader loader(dataset, augmentation, options);
-  std::vector<Batch> all;
-  for (int64_t i = 0; i < count; ++i) all.push_back(loader.next());
+  std::vector<ImageBatch> all;
+  for (int64_t i = 0; i < count; ++i) all.push_back(loader.next_images());
   return all;
 }
 
@@ -84,13 +84,14 @@ TEST(Loader, ResumesAtAnyStepWithTheSameBits) {
   for (int64_t step = 0; step < 21; ++step) {
     options.first_step = step;
     Loader loader(dataset, random_resized(5), options);
-    for (int64_t s = step; s < std::min<int64_t>(21, step + 3); ++s) expect_same(loader.next(), all[s]);
+    for (int64_t s = step; s < std::min<int64_t>(21, step + 3); ++s)
+      expect_same(loader.next_images(), all[s]);
   }
   options.first_step = 1'000'000;  // decodes nothing of what lies before
   options.end_step = 1'000'001;
   dataset.reads = 0;
-  expect_same(Loader(dataset, random_resized(5), options).next(),
-              Loader(dataset, random_resized(5), options).next());
+  expect_same(Loader(dataset, random_resized(5), options).next_images(),
+              Loader(dataset, random_resized(5), options).next_images());
   EXPECT_LE(dataset.reads, 16);
 }
 
@@ -99,7 +100,7 @@ TEST(Loader, TransformsDependOnEpochAndIndexAlone) {
   const auto images = [&](int64_t batch_size, bool shuffle) {
     const LoaderOptions options{.key = 3, .batch_size = batch_size, .shuffle = shuffle};
     std::vector<std::vector<float>> of_index(80);  // by epoch and index
-    for (const Batch& batch : batches(dataset, random_resized(5), options, 80 / batch_size))
+    for (const ImageBatch& batch : batches(dataset, random_resized(5), options, 80 / batch_size))
       for (int64_t i = 0; i < batch.count; ++i)
         of_index[batch.step * batch_size / 40 * 40 + batch.indices[i]].assign(
             batch.images.begin() + i * 25, batch.images.begin() + (i + 1) * 25);
@@ -115,7 +116,7 @@ TEST(Loader, GivesEverySampleOncePerEpoch) {
   LoaderOptions options{.key = 3, .batch_size = 8, .shuffle = true, .threads = 3};
   const auto all = batches(dataset, plain(6), options, 14);
   std::vector<std::vector<int64_t>> epochs(2);
-  for (const Batch& batch : all) {
+  for (const ImageBatch& batch : all) {
     EXPECT_EQ(batch.count, batch.step % 7 == 6 ? 2 : 8);
     auto& epoch = epochs[batch.step / 7];
     epoch.insert(epoch.end(), batch.indices.begin(), batch.indices.end());
@@ -140,10 +141,10 @@ TEST(Loader, EvaluatesInOrder) {
   const Fake dataset(10);
   Loader loader(dataset, plain(6), {.batch_size = 4, .threads = 2, .end_step = 3});
   EXPECT_EQ(loader.steps_per_epoch(), 3);
-  EXPECT_THAT(loader.next().indices, ElementsAre(0, 1, 2, 3));
-  EXPECT_THAT(loader.next().indices, ElementsAre(4, 5, 6, 7));
-  EXPECT_THAT(loader.next().indices, ElementsAre(8, 9));
-  EXPECT_THROW(loader.next(), Failure);
+  EXPECT_THAT(loader.next_images().indices, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(loader.next_images().indices, ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(loader.next_images().indices, ElementsAre(8, 9));
+  EXPECT_THROW(loader.next_images(), Failure);
   EXPECT_EQ(dataset.reads, 10);
 }
 
@@ -151,22 +152,22 @@ TEST(Loader, DropsTheLastBatchWhenAsked) {
   const Fake dataset(10);
   Loader loader(dataset, plain(6), {.batch_size = 4, .drop_last = true});
   EXPECT_EQ(loader.steps_per_epoch(), 2);
-  for (int step = 0; step < 4; ++step) EXPECT_EQ(loader.next().count, 4);
+  for (int step = 0; step < 4; ++step) EXPECT_EQ(loader.next_images().count, 4);
 }
 
 TEST(Loader, StopsAtTheFirstBadSample) {
   const Fake dataset(40, {13, 14, 30});
   Loader loader(dataset, plain(6), {.batch_size = 10, .threads = 4});
-  EXPECT_EQ(loader.next().count, 10);
+  EXPECT_EQ(loader.next_images().count, 10);
   for (int again = 0; again < 2; ++again)
-    EXPECT_EQ(user_error([&] { loader.next(); }), "sample13: is broken; replace it");
+    EXPECT_EQ(user_error([&] { loader.next_images(); }), "sample13: is broken; replace it");
 }
 
 TEST(Loader, SkipsAndCountsBadSamples) {
   const Fake dataset(30, {3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 29});
   for (const int threads : {1, 4}) {
     Loader loader(dataset, plain(6), {.batch_size = 10, .threads = threads, .on_error = OnError::skip});
-    Batch batch = loader.next();
+    ImageBatch batch = loader.next_images();
     EXPECT_THAT(batch.indices, ElementsAre(0, 1, 2, 4, 5, 6, 7, 8, 9));
     EXPECT_THAT(batch.labels, ElementsAre(0, 1, 2, 4, 5, 6, 0, 1, 2));
     EXPECT_EQ(batch.count, 9);
@@ -174,11 +175,11 @@ TEST(Loader, SkipsAndCountsBadSamples) {
     ASSERT_EQ(batch.images.size(), 9u * 36);
     for (int64_t i = 0; i < 9; ++i)
       EXPECT_EQ(batch.images[i * 36 + 35], static_cast<float>(batch.indices[i] + 35) / 255.0f);
-    batch = loader.next();
+    batch = loader.next_images();
     EXPECT_EQ(batch.count, 0);
     EXPECT_EQ(batch.skipped, 10);
     EXPECT_TRUE(batch.images.empty());
-    EXPECT_EQ(loader.next().count, 9);
+    EXPECT_EQ(loader.next_images().count, 9);
   }
 }
 
@@ -186,7 +187,7 @@ TEST(Loader, EndsWhateverItsThreadsAreDoing) {
   const Fake dataset(1000, {999});
   for (int i = 0; i < 50; ++i) {
     Loader loader(dataset, plain(6), {.key = 1, .batch_size = 7, .shuffle = true, .threads = 3});
-    for (int k = 0; k < i % 4; ++k) loader.next();
+    for (int k = 0; k < i % 4; ++k) loader.next_images();
   }
 }
 

@@ -64,8 +64,8 @@ TEST(ImitationPlan, CountsFlops) {
             (Costs{{3 * (kStem + kThin1 + kPlain2) + 6 * kSquare1 + 2 * kLoss1 + kLoss2,
                     kAll1 + kWidePlain2 + 2 * kUp1 + kUp2}}));
   Setting free(kFree), tied(kTied);
-  EXPECT_EQ(bridge_flops(*free.thin.bridged, 28), 2 * kSquare1);
-  EXPECT_EQ(bridge_flops(*tied.thin.bridged, 28), 0);
+  EXPECT_EQ(bridge_flops(*free.thin.bridged, {28, 28}), 2 * kSquare1);
+  EXPECT_EQ(bridge_flops(*tied.thin.bridged, {28, 28}), 0);
 }
 
 // An ImageNet stem is compared before its pooling, but under free bridges; what follows is not.
@@ -78,7 +78,7 @@ TEST(ImitationPlan, CountsBridgesBehindTheStemsPooling) {
     for (Targets round : s.imitation.rounds()) {
       products.push_back(s.imitation.cost(round).teacher);
       for (int64_t i = 0; i <= round[0].boundary; ++i)
-        products.back() -= static_cast<double>(wide.costs(28, 28)[static_cast<size_t>(i)].flops);
+        products.back() -= static_cast<double>(wide.costs({28, 28})[static_cast<size_t>(i)].flops);
     }
     return products;
   };

@@ -18,12 +18,12 @@ using Bytes = std::map<std::string, std::vector<double>>;
 struct ImitationSetting {
   explicit ImitationSetting(std::vector<std::string> overrides = {})
       : configuration(read(std::move(overrides))),
-        images(configuration),
+        data(open_data(configuration)),
         engine(configuration),
-        models(configuration, engine, images.channels(), images.classes()),
+        models(configuration, engine, data->facts()),
         wide(models.make("wide", false)),
         thin(models.make("thin", true)),
-        imitation(configuration, engine, images, thin, wide) {
+        imitation(configuration, engine, *data, thin, wide) {
     // The same seed gives both stems the same values: move the wide network's.
     engine.team->run_one([&](Stream& stream) {
       for (Parameter& p : wide.network->store().all()) {
@@ -41,19 +41,19 @@ struct ImitationSetting {
     return read_configuration(TAPER_SOURCE_DIR "/recipes/configurations/tiny-resnet.toml", all);
   }
 
-  StepContext context() {
-    return {*engine.team, *thin.network, engine.type, engine.shards, images.image_size(), images.channels()};
+  StepContext context() { return {*engine.team, *thin.network, engine.type, engine.shards}; }
+  std::unique_ptr<Batches> batches(int64_t count) {
+    return data->train_batches(configuration.imitate, 7, 0, count);
   }
-  Loader batches(int64_t count) { return images.train_batches(configuration.imitate, 7, 0, count); }
 
   /// Steps of SGD on targets that are selected.
   void train(Targets targets, int64_t steps) {
     Optimizer optimizer(*engine.team, thin.network->store(),
                         {.nesterov = true, .weight_decay = 1e-3, .ema_decay = 0.5});
-    Loader loader = batches(steps);
+    std::unique_ptr<Batches> loader = batches(steps);
     Objective objective = imitation.objective(targets, imitation.input());
     for (int64_t i = 0; i < steps; ++i) {
-      StepOutcome outcome = train_step(context(), loader.next(), objective, optimizer, 0.01);
+      StepOutcome outcome = train_step(context(), *loader->next(), objective, optimizer, 0.01);
       ASSERT_EQ(outcome.non_finite, "");
     }
     optimizer.swap_average(*engine.team);
@@ -61,15 +61,15 @@ struct ImitationSetting {
 
   /// The loss on the first batch of training, for each sample.
   double loss(Targets targets, Imitation::Input input, bool training = false) {
-    Batch batch = batches(1).next();
+    std::unique_ptr<Batch> batch = batches(1)->next();
     double result = 0;
     engine.team->run_one([&](Stream& stream) {
       Tape tape(*engine.backend, stream, engine.type);
       tape.training = training;
-      ShardInput shard = upload(tape, batch, 0, batch.count, images.image_size(), images.channels());
-      result = imitation.objective(targets, input)(tape, shard).host<float>(stream)[0];
+      ShardInput shard = batch->upload(tape, 0, batch->count);
+      result = imitation.objective(targets, input)(tape, shard).sum.host<float>(stream)[0];
     });
-    return result / static_cast<double>(batch.count);
+    return result / static_cast<double>(batch->count);
   }
 
   Bytes values(const Network& network) {
@@ -93,7 +93,7 @@ struct ImitationSetting {
   }
 
   Configuration configuration;
-  Images images;
+  std::unique_ptr<Data> data;
   Engine engine;
   Models models;
   Model &wide, &thin;

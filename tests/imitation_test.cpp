@@ -78,8 +78,9 @@ TEST_P(EveryKind, MovesWhatIsTrainedAndNothingElse) {
     }
     Bytes thin = s.values(*s.thin.network), wide = s.values(*s.wide.network);
     s.train(targets, 2);
-    Loader loader = s.batches(2);
-    estimate_statistics(s.context(), loader, 2, s.imitation.objective(targets, Imitation::Input::sequential));
+    std::unique_ptr<Batches> batches = s.batches(2);
+    estimate_statistics(s.context(), *batches, 2,
+                        s.imitation.objective(targets, Imitation::Input::sequential));
     EXPECT_EQ(s.values(*s.wide.network), wide) << targets[0].name;
     std::set<std::string> moved;
     for (const auto& [name, values] : s.values(*s.thin.network))
@@ -93,8 +94,8 @@ TEST_P(EveryKind, LowersTheError) {
   for (Targets targets : s.imitation.rounds()) {
     s.imitation.select(targets);
     auto estimate = [&] {
-      Loader loader = s.batches(4);
-      estimate_statistics(s.context(), loader, 4,
+      std::unique_ptr<Batches> batches = s.batches(4);
+      estimate_statistics(s.context(), *batches, 4,
                           s.imitation.objective(targets, Imitation::Input::sequential));
     };
     estimate();
@@ -143,8 +144,8 @@ TEST_P(EveryKind, LowersTheErrorTogether) {
   Targets all = s.imitation.rounds()[0];
   s.imitation.select(all);
   auto estimate = [&] {
-    Loader loader = s.batches(4);
-    estimate_statistics(s.context(), loader, 4, s.imitation.objective(all, Imitation::Input::sequential));
+    std::unique_ptr<Batches> batches = s.batches(4);
+    estimate_statistics(s.context(), *batches, 4, s.imitation.objective(all, Imitation::Input::sequential));
   };
   estimate();
   std::vector<double> before = s.imitation.errors(all);
@@ -213,14 +214,14 @@ TEST_P(EveryKind, ComparesWhatItShould) {
       for (double& v : values) v += 0.25 * draws.uniform();
       s.set(map->name, values);
     }
-  Batch batch = s.batches(1).next();
+  std::unique_ptr<Batch> batch = s.batches(1)->next();
   for (Targets targets : s.imitation.rounds()) {
     const ImitationTarget& target = targets[0];
     double expected = 0;
     s.engine.team->run_one([&](Stream& stream) {
       Tape fixed(*s.engine.backend, stream, DType::f32), training(*s.engine.backend, stream, DType::f32);
       training.training = true;
-      Var images = upload(fixed, batch, 0, batch.count, 28, 1).images;
+      Var images = batch->upload(fixed, 0, batch->count).input;
       auto wide_at = [&](int64_t boundary) {
         Var x = wide.stem(fixed, images, boundary > 0 || free);
         for (int64_t i = 0; i < boundary; ++i) x = wide.block(fixed, i, x, i + 1 < boundary || free);
@@ -244,7 +245,7 @@ TEST_P(EveryKind, ComparesWhatItShould) {
       }
       expected = naive_loss(stream, h->value, wide_at(target.boundary)->value, bridged.lift(target.boundary));
     });
-    expected /= static_cast<double>(batch.count);
+    expected /= static_cast<double>(batch->count);
     // h and t have the same bits on both sides. The kernel adds in f32, in parts of 16384: an error of about
     // sqrt(16384) 2^-24 = 8e-6 of sums that are a few times the loss.
     EXPECT_NEAR(s.loss(targets, s.imitation.input(), true), expected, 1e-4 * expected) << targets[0].name;
@@ -343,19 +344,19 @@ TEST(Imitation, OfItselfIsExact) {
 TEST(Imitation, EstimatesStatisticsAsTheShardsMean) {
   Setting s(kTied);
   s.imitation.select(s.imitation.rounds()[0]);
-  Loader loader = s.batches(2);
-  estimate_statistics(s.context(), loader, 2,
+  std::unique_ptr<Batches> batches = s.batches(2);
+  estimate_statistics(s.context(), *batches, 2,
                       s.imitation.objective(s.imitation.rounds()[0], Imitation::Input::sequential));
   std::vector<double> mean(4), variance(4);
-  Loader again = s.batches(2);
+  std::unique_ptr<Batches> again = s.batches(2);
   for (int64_t i = 0; i < 2; ++i) {
-    Batch batch = again.next();
+    std::unique_ptr<Batch> batch = again->next();
     for (int64_t shard = 0; shard < 2; ++shard)
       s.engine.team->run_one([&](Stream& stream) {
         Tape tape(*s.engine.backend, stream, DType::f32);
-        ShardInput input = upload(tape, batch, 8 * shard, 8 * shard + 8, 28, 1);
+        ShardInput input = batch->upload(tape, 8 * shard, 8 * shard + 8);
         Conv conv{.filter = s.thin.network->store().find("conv1.weight"), .padding = 1};
-        auto y = conv2d(tape, input.images, conv)->value.host<float>(stream);
+        auto y = conv2d(tape, input.input, conv)->value.host<float>(stream);
         auto rows = static_cast<double>(y.size() / 4);
         for (size_t c = 0; c < 4; ++c) {
           double sum = 0, squares = 0;

@@ -155,11 +155,11 @@ TEST(ResNet, BlocksSayWhoReadsThem) {
 TEST(ResNet, CostsWhatTheLiteratureSays) {
   // He et al., Table 1: 1.8, 3.6, 3.8 and 11.3 billion multiply-adds at 224 x 224; v1.5 moves ResNet-50 to
   // 4.09 (torchvision's documentation), exactly 4,089,184,256.
-  EXPECT_EQ(make_resnet(imagenet(Kind::bottleneck, 50))->cost(224, 224).flops, int64_t{2} * 4'089'184'256);
-  EXPECT_EQ(make_resnet(imagenet(Kind::basic, 18))->cost(224, 224).flops, int64_t{2} * 1'814'073'344);
+  EXPECT_EQ(make_resnet(imagenet(Kind::bottleneck, 50))->cost({224, 224}).flops, int64_t{2} * 4'089'184'256);
+  EXPECT_EQ(make_resnet(imagenet(Kind::basic, 18))->cost({224, 224}).flops, int64_t{2} * 1'814'073'344);
   // One block, by hand, on an 8 x 8 image: stem 3 -> 2, two convolutions 2 -> 2, 10 classes.
   ResNetSpec tiny{.style = Style::cifar, .block = Kind::basic, .depths = {1}, .width = 2, .classes = 10};
-  Cost cost = make_resnet(tiny)->cost(8, 8);
+  Cost cost = make_resnet(tiny)->cost({8, 8});
   EXPECT_EQ(cost.flops, 2 * (64 * 9 * (3 * 2 + 2 * 2 + 2 * 2) + 20));
   EXPECT_EQ(cost.activation_elements, 64 * (3 + 3 * 2 * 2) + 2 + 10);
   EXPECT_EQ(cost.parameters, 54 + 4 + 2 * (36 + 4) + 30);

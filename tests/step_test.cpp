@@ -1,4 +1,4 @@
-// One training step: shards, sums and the update, against loops of their own.
+// One training step: shards, sums and the update.
 
 #include "recipes/step.h"
 
@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "layers/resnet.h"
+#include "recipes/data/loader.h"
 #include "tests/network_values.h"
 
 namespace taper {
@@ -30,7 +31,7 @@ struct Setting {
     });
   }
   StepOutcome step(const Batch& batch, const Objective& objective, Optimizer& optimizer, double lr) {
-    return train_step({team, *network, type, shards, kSize, 1}, batch, objective, optimizer, lr);
+    return train_step({team, *network, type, shards}, batch, objective, optimizer, lr);
   }
   std::vector<double> values(const std::string& name) {
     std::vector<double> result;
@@ -61,8 +62,10 @@ struct Setting {
 Setting on_cpu(int workers, int64_t shards) { return {make_cpu_backend(), DType::f32, workers, shards}; }
 Setting on_reference(int64_t shards) { return {make_reference_backend(), DType::f64, 2, shards}; }
 
-Batch batch(int64_t count, std::string_view name = "batch") {
-  Batch result;
+ImageBatch batch(int64_t count, std::string_view name = "batch") {
+  ImageBatch result;
+  result.image_size = kSize;
+  result.channels = 1;
   result.count = count;
   for (double v : normals(count * kSize * kSize, name)) result.images.push_back(static_cast<float>(v));
   for (int64_t i = 0; i < count; ++i) result.labels.push_back(static_cast<int32_t>((i * i) % kClasses));
@@ -73,8 +76,40 @@ Batch batch(int64_t count, std::string_view name = "batch") {
 Objective classify(const Network& network, bool running, double smoothing = 0) {
   return [&network, running, smoothing](Tape& tape, const ShardInput& input) {
     if (running) tape.training = false;
-    return cross_entropy(tape, network.forward(tape, input.images), input.labels, smoothing);
+    Tensor loss = cross_entropy(tape, network.forward(tape, input.input), input.labels, smoothing);
+    return ShardLoss{loss, input.count};
   };
+}
+
+// The same on samples of the other classes than 0 alone, of which shards have unlike numbers, or none.
+Objective classify_some(const Network& network) {
+  return [&network](Tape& tape, const ShardInput& input) {
+    tape.training = false;
+    std::vector<int32_t> rows, labels, all = input.labels.host<int32_t>(tape.stream);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (all[i] == 0) continue;
+      rows.push_back(static_cast<int32_t>(i));
+      labels.push_back(all[i]);
+    }
+    int64_t count = std::ssize(rows);
+    if (count == 0) return ShardLoss{Tensor::zeros(tape.stream, accumulator(tape.type), {1}), 0};
+    Var some =
+        gather(tape, network.forward(tape, input.input), Tensor::from<int32_t>(tape.stream, {count}, rows));
+    return ShardLoss{cross_entropy(tape, some, Tensor::from<int32_t>(tape.stream, {count}, labels), 0),
+                     count};
+  };
+}
+
+// The samples that classify_some() counts.
+ImageBatch without_class_0(ImageBatch images) {
+  for (auto i = images.count - 1; i >= 0; --i) {
+    if (images.labels[static_cast<size_t>(i)] != 0) continue;
+    images.labels.erase(images.labels.begin() + i);
+    auto pixels = images.images.begin() + i * kSize * kSize;
+    images.images.erase(pixels, pixels + kSize * kSize);
+    --images.count;
+  }
+  return images;
 }
 
 TEST(Step, GivesTheSameBitsOnAnyNumberOfWorkers) {
@@ -100,14 +135,16 @@ TEST(Step, GivesTheSameBitsOnAnyNumberOfWorkers) {
 
 // Accumulating over shards, even or not, is the step of the whole batch where samples are independent.
 TEST(Step, DoesNotDependOnTheNumberOfShards) {
-  for (int64_t count : {8, 7, 3}) {
+  for (auto [count, all] : {std::pair{8, true}, {7, true}, {3, true}, {8, false}, {7, false}}) {
     std::vector<std::vector<double>> whole;
     StepOutcome first;
-    for (int64_t shards : {1, 2, 4, 8}) {
-      Setting s = on_reference(shards);
+    for (int64_t shards : {0, 1, 2, 4, 8}) {  // 0: what counts, as one shard of its own
+      Setting s = on_reference(std::max<int64_t>(1, shards));
       Optimizer optimizer(s.team, s.network->store(), {.momentum = 0.9});
-      StepOutcome outcome = s.step(batch(count), classify(*s.network, true), optimizer, 0.1);
-      if (shards == 1) {
+      ImageBatch images = shards == 0 && !all ? without_class_0(batch(count)) : batch(count);
+      Objective objective = shards == 0 || all ? classify(*s.network, true) : classify_some(*s.network);
+      StepOutcome outcome = s.step(images, objective, optimizer, 0.1);
+      if (shards == 0) {
         first = outcome;
         whole = s.values();
       }
@@ -205,11 +242,11 @@ TEST(Step, TakesLambsStepTensorByTensor) {
 TEST(Step, SmoothsLabels) {
   constexpr double kSmoothing = 0.3;
   Setting s = on_reference(2);
-  Batch images = batch(5);
+  ImageBatch images = batch(5);
   std::vector<double> logits;
   s.team.run_one([&](Stream& stream) {
     Tape tape(*s.backend, stream, DType::f64);
-    Var x = upload(tape, images, 0, 5, kSize, 1).images;
+    Var x = images.upload(tape, 0, 5).input;
     logits = s.network->forward(tape, x)->value.host<double>(stream);
   });
   std::vector<double> expected(kClasses);
@@ -255,12 +292,12 @@ TEST(Step, MovesStatisticsOfTrainedNorms) {
   auto old_mean = s.values("bn1.running_mean"), old_variance = s.values("bn1.running_var"),
        kept_mean = s.values("layer2.0.bn1.running_mean"),
        kept_variance = s.values("layer2.0.bn1.running_var");
-  Batch images = batch(5);  // shards of 2 and 3 images
+  ImageBatch images = batch(5);  // shards of 2 and 3 images
   std::vector<double> mean(2), variance(2);
   for (auto [begin, end] : {std::pair{0, 2}, std::pair{2, 5}})
     s.team.run_one([&](Stream& stream) {
       Tape tape(*s.backend, stream, DType::f64);
-      Var x = upload(tape, images, begin, end, kSize, 1).images;
+      Var x = images.upload(tape, begin, end).input;
       Conv conv{.filter = s.network->store().find("conv1.weight"), .padding = 1};
       auto y = conv2d(tape, x, conv)->value.host<double>(stream);
       auto rows = static_cast<double>(y.size() / 2);
@@ -294,7 +331,7 @@ TEST(Step, LeavesStatisticsThatNoShardReported) {
   EXPECT_NE(s.parameters(), weights);
 
   // Where one of four shards trains, the mean is its own: as that of a batch of nothing else.
-  Batch images = batch(8), begin = images;
+  ImageBatch images = batch(8), begin = images;
   begin.count = 2;
   begin.images.resize(2 * kSize * kSize);
   begin.labels.resize(2);
@@ -302,7 +339,7 @@ TEST(Step, LeavesStatisticsThatNoShardReported) {
   Optimizer first(alone.team, alone.network->store(), {}), second(one.team, one.network->store(), {});
   alone.step(begin, classify(*alone.network, false), first, 0.1);
   Objective first_trains = [&](Tape& tape, const ShardInput& input) {
-    double pixel = input.images->value.host<double>(tape.stream)[0];
+    double pixel = input.input->value.host<double>(tape.stream)[0];
     return classify(*one.network, static_cast<float>(pixel) != images.images[0])(tape, input);
   };
   one.step(images, first_trains, second, 0.1);
@@ -316,7 +353,7 @@ TEST(Step, LeavesEverythingWhereTheLossIsNotFinite) {
   Setting s = on_cpu(2, 2);
   auto before = s.values();
   Optimizer optimizer(s.team, s.network->store(), {.weight_decay = 0.1, .ema_decay = 0.5});
-  Batch spoilt = batch(4);
+  ImageBatch spoilt = batch(4);
   spoilt.images[40] = NAN;
   EXPECT_EQ(s.step(spoilt, classify(*s.network, false), optimizer, 0.1).non_finite, "the loss");
   EXPECT_EQ(s.values(), before);
@@ -329,13 +366,13 @@ TEST(Step, LeavesEverythingWhereAGradientOrAStatisticIsNotFinite) {
   auto before = s.values();
   Optimizer optimizer(s.team, s.network->store(), {.weight_decay = 0.1, .ema_decay = 0.5});
   Objective infinite = [&](Tape& tape, const ShardInput& input) {
-    Var logits = s.network->forward(tape, input.images);
+    Var logits = s.network->forward(tape, input.input);
     Tensor loss = cross_entropy(tape, logits, input.labels, 0);
     std::vector<float> slopes(static_cast<size_t>(logits->value.size()), 0);
     slopes.back() = INFINITY;
     Tensor slope = Tensor::from<float>(tape.stream, logits->value.shape(), slopes);
     tape.record_loss([&tape, logits, slope] { tape.accumulate(logits, slope); });
-    return loss;
+    return ShardLoss{loss, input.count};
   };
   StepOutcome outcome = s.step(batch(4), infinite, optimizer, 0.1);
   EXPECT_TRUE(std::isfinite(outcome.loss));
@@ -343,7 +380,7 @@ TEST(Step, LeavesEverythingWhereAGradientOrAStatisticIsNotFinite) {
   EXPECT_EQ(s.values(), before);
 
   // A variance of 1e60 is infinite in f32; what is normalised by it is 0.
-  Batch huge = batch(4);
+  ImageBatch huge = batch(4);
   for (float& pixel : huge.images) pixel *= 1e30F;
   outcome = s.step(huge, classify(*s.network, false), optimizer, 0.1);
   EXPECT_TRUE(std::isfinite(outcome.loss));

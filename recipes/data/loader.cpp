@@ -29,6 +29,21 @@ int64_t count_steps(int64_t samples, const LoaderOptions& options) {
 
 }  // namespace
 
+ShardInput ImageBatch::upload(Tape& tape, int64_t begin, int64_t end) const {
+  int64_t rows = end - begin, size = image_size * image_size * channels;
+  Shape shape{rows, image_size, image_size, channels};
+  auto pixels =
+      std::span(images).subspan(static_cast<size_t>(begin * size), static_cast<size_t>(rows * size));
+  Tensor values = Tensor::from<float>(tape.stream, shape, pixels);
+  if (tape.type != DType::f32) {
+    Tensor cast = tape.empty(shape);
+    tape.backend.cast(tape.stream, values.size(), DType::f32, values.data(), tape.type, cast.data());
+    values = cast;
+  }
+  auto own = std::span(labels).subspan(static_cast<size_t>(begin), static_cast<size_t>(rows));
+  return {tape.constant(values), Tensor::from<int32_t>(tape.stream, {rows}, own), rows};
+}
+
 Loader::Loader(const Dataset& dataset, const Augmentation& augmentation, const LoaderOptions& options)
     : dataset_(dataset),
       augmenter_(augmentation, dataset.channels()),
@@ -96,7 +111,9 @@ void Loader::open_slot(int64_t step) {
   Slot& opened = slot(step);
   opened = Slot{};
   opened.epoch = epoch;
-  Batch& batch = opened.batch;
+  ImageBatch& batch = opened.batch;
+  batch.image_size = augmenter_.image_size();
+  batch.channels = augmenter_.channels();
   batch.step = step;
   batch.count = count;
   batch.indices.resize(count);
@@ -108,7 +125,7 @@ void Loader::open_slot(int64_t step) {
     std::iota(batch.indices.begin(), batch.indices.end(), begin);
   }
   batch.labels.resize(count);
-  batch.images.resize(count * augmenter_.image_size() * augmenter_.image_size() * augmenter_.channels());
+  batch.images.resize(count * batch.image_size * batch.image_size * batch.channels);
   opened.errors.resize(count);
   ++opened_step_;
   work_to_do_.notify_all();
@@ -130,7 +147,7 @@ void Loader::fill(Slot& slot, int64_t begin, int64_t end) const {
 }
 
 void Loader::remove_skipped(Slot& slot) const {
-  Batch& batch = slot.batch;
+  ImageBatch& batch = slot.batch;
   const int64_t size = static_cast<int64_t>(batch.images.size()) / batch.count;
   int64_t kept = 0;
   for (int64_t i = 0; i < batch.count; ++i) {
@@ -149,7 +166,7 @@ void Loader::remove_skipped(Slot& slot) const {
   batch.images.resize(kept * size);
 }
 
-Batch Loader::next() {
+ImageBatch Loader::next_images() {
   TAPER_CHECK(next_step_ < options_.end_step, "the loader ends before step {}", next_step_);
   std::unique_lock lock(mutex_);
   const auto done = [this] {

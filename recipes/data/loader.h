@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "recipes/batch.h"
 #include "recipes/data/augment.h"
 #include "recipes/data/dataset.h"
 
@@ -32,34 +33,37 @@ struct LoaderOptions {
   int64_t end_step = std::numeric_limits<int64_t>::max();
 };
 
-struct Batch {
+struct ImageBatch final : Batch {
+  ShardInput upload(Tape& tape, int64_t begin, int64_t end) const override;
+
   std::vector<float> images;     // [count, image_size, image_size, channels]
   std::vector<int32_t> labels;   // [count]
   std::vector<int64_t> indices;  // [count], into the dataset
   int64_t step = 0;
-  int64_t count = 0;    // batch_size, less what the epoch's end or a skipped sample takes away; 0 is possible
-  int64_t skipped = 0;  // samples left out because they could not be read
+  int64_t image_size = 0, channels = 0;
 };
 
 /// Gives the batches one after the other. Each epoch holds every sample exactly once (but for drop_last); its
 /// order and every transform are functions of (key, epoch, index), so batches have the same bits whatever the
 /// number of threads and wherever the loader started. Starting at a step decodes nothing before it.
-class Loader {
+class Loader final : public Batches {
  public:
   /// `dataset` must outlive the loader. Throws UserError for settings that make no sense.
   Loader(const Dataset& dataset, const Augmentation& augmentation, const LoaderOptions& options);
-  ~Loader();
+  ~Loader() override;
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The batch of the next step; for one caller at a time. Rethrows the error of the batch's first sample
-  /// that could not be read, now and in every later call.
-  Batch next();
+  /// The batch of the next step, whose `count` is batch_size less what the epoch's end or a skipped sample
+  /// takes away. Rethrows the error of the batch's first sample that could not be read, now and in every
+  /// later call.
+  ImageBatch next_images();
+  std::unique_ptr<Batch> next() override { return std::make_unique<ImageBatch>(next_images()); }
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
 
  private:
   struct Slot {
-    Batch batch;
+    ImageBatch batch;
     int64_t epoch = 0, claimed = 0, done = 0;
     std::vector<std::exception_ptr> errors;  // [count]
   };

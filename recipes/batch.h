@@ -1,0 +1,40 @@
+#pragma once
+// The samples of one step: on the host, and by shards on a device.
+
+#include <cstdint>
+#include <memory>
+
+#include "autograd/sequences.h"
+#include "autograd/tape.h"
+
+namespace taper {
+
+/// A shard of a batch on the device. Of text, the tape points to its sequences, so it must outlive the tape's
+/// passes.
+struct ShardInput {
+  Var input;      ///< what Network::stem reads: images [count, h, w, channels] of the activations' type
+  Tensor labels;  ///< i32, one for each row of the network's logits
+  int64_t count;  ///< samples
+  std::unique_ptr<const Sequences> sequences = nullptr;  ///< of text only
+};
+
+class Batch {
+ public:
+  virtual ~Batch() = default;
+  /// Samples [begin, end) on the tape's device, and how they form sequences on the tape: the same values
+  /// however the batch is cut.
+  virtual ShardInput upload(Tape& tape, int64_t begin, int64_t end) const = 0;
+
+  int64_t count = 0;    ///< samples; 0 is possible where all were left out
+  int64_t skipped = 0;  ///< samples left out because they could not be read
+};
+
+/// Batches one after the other, for one caller at a time.
+class Batches {
+ public:
+  virtual ~Batches() = default;
+  /// The batch of the next step. UserError, naming the sample, if one cannot be read.
+  virtual std::unique_ptr<Batch> next() = 0;
+};
+
+}  // namespace taper

@@ -1,0 +1,20 @@
+#include "recipes/data.h"
+
+#include "recipes/images.h"
+#include "runtime/error.h"
+
+namespace taper {
+
+int64_t Data::steps_per_epoch(const StageOptions& stage, const std::string& name) const {
+  int64_t steps = facts().train / stage.batch_size;
+  if (steps == 0)
+    throw UserError("{}.batch_size is {}, but there are only {} training samples; lower it", name,
+                    stage.batch_size, facts().train);
+  return steps;
+}
+
+std::unique_ptr<Data> open_data(const Configuration& configuration) {
+  return std::make_unique<Images>(configuration);
+}
+
+}  // namespace taper

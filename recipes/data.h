@@ -1,0 +1,44 @@
+#pragma once
+// What a run trains on: both splits, and how each stage sees them.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "layers/network.h"
+#include "recipes/batch.h"
+#include "recipes/config.h"
+#include "recipes/data/dataset.h"
+
+namespace taper {
+
+/// What networks and costs have to know of the data.
+struct DataFacts {
+  Extent extent;                ///< of a sample
+  int64_t channels, classes;    ///< of images
+  int64_t train = 0, test = 0;  ///< samples
+};
+
+class Data {
+ public:
+  virtual ~Data() = default;
+  virtual const DataFacts& facts() const = 0;
+  int64_t size(Split split) const { return split == Split::train ? facts().train : facts().test; }
+
+  /// Training batches of a stage, in an order and with changes (crops, masks) drawn under `key`, from step
+  /// `first` to before `end`; a step's bits do not depend on `first`. The last, smaller batch of an epoch is
+  /// left out.
+  virtual std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first,
+                                                 int64_t end) const = 0;
+  /// The first `limit` (0: all) samples of a split once each, as evaluation sees them: the same every time.
+  virtual std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size,
+                                                 int64_t limit = 0) const = 0;
+
+  /// Steps of one epoch of a stage. UserError if its batch is larger than the data.
+  int64_t steps_per_epoch(const StageOptions& stage, const std::string& name) const;
+};
+
+/// The data as configured. UserError names the file and what is wrong with it.
+std::unique_ptr<Data> open_data(const Configuration& configuration);
+
+}  // namespace taper
