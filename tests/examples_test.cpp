@@ -186,6 +186,7 @@ TEST(Squad, ComplainsWithPlaceAndRemedy) {
   EXPECT_THAT(complaint("{\"data\": 1}"), HasSubstr("file: \"data\" is not a list"));
   EXPECT_THAT(complaint("{\"data\": []}"), HasSubstr("file has no questions"));
   EXPECT_THAT(complaint("{\"data\": [}"), HasSubstr("file is not JSON at byte 11"));
+  EXPECT_THAT(complaint("{\"data\": 1e999}"), HasSubstr("a number that is too large"));
   EXPECT_THAT(complaint("\xff"), HasSubstr("not UTF-8 at byte 0"));
 }
 

@@ -122,6 +122,8 @@ Squad parse_squad(std::string_view json, const std::string& shown) {
     document = Json::parse(json);
   } catch (const Json::parse_error& error) {
     throw UserError("{} is not JSON at byte {}; SQuAD's files are", shown, error.byte);
+  } catch (const Json::out_of_range& error) {
+    throw UserError("{} has a number that is too large: {}", shown, error.what());
   }
   Squad squad;
   std::set<std::string_view> ids;  // of the document's strings
