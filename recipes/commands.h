@@ -25,6 +25,19 @@ void evaluate_command(const std::filesystem::path& run, const std::string& devic
 void describe_command(const std::filesystem::path& configuration, const std::vector<std::string>& overrides,
                       bool json);
 
+struct PlanArguments {
+  std::filesystem::path configuration;
+  std::vector<std::string> overrides;
+  std::vector<int64_t> ranks;      ///< powers of two
+  std::vector<std::string> links;  ///< inside a node and between nodes; one: both
+  int64_t per_node = 8;            ///< a power of two
+  double price = 0;                ///< of a rank's hour
+  bool json = false;
+};
+/// What a configuration's steps and epochs would take on many ranks, from steps timed here and the links'
+/// figures; without training.
+void plan_command(const PlanArguments& arguments);
+
 /// Writes a network of a run as safetensors with torchvision's names; the thin one merged. `best`: of its
 /// best evaluation instead of the last state. `device` as for evaluate.
 void export_command(const std::filesystem::path& run, const std::filesystem::path& output,

@@ -262,6 +262,10 @@ bool Configuration::runs(std::string_view stage) const {
   return std::ranges::find(stages, stage) != stages.end();
 }
 
+bool Configuration::trains(std::string_view stage) const {
+  return runs(stage) && stage != "merge" && !(stage == "wide" && !wide.weights.empty());
+}
+
 const StageOptions& Configuration::stage(std::string_view stage_name) const {
   if (stage_name == "baseline") return baseline;
   if (stage_name == "wide") return wide;

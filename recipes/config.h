@@ -129,6 +129,8 @@ struct Configuration {
   bool operator==(const Configuration&) const = default;
 
   bool runs(std::string_view stage) const;
+  /// Whether it runs and trains: not `merge`, nor `wide` from a file.
+  bool trains(std::string_view stage) const;
   /// The options of "baseline", "wide", "imitate", "match" or "finetune"; Failure for any other name.
   const StageOptions& stage(std::string_view name) const;
 };

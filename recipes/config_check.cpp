@@ -15,10 +15,6 @@ using Place = std::function<std::string(std::string_view)>;
 
 bool is_power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
-bool trains(const Configuration& c, std::string_view stage) {
-  return c.runs(stage) && stage != "merge" && !(stage == "wide" && !c.wide.weights.empty());
-}
-
 /// The stages of the method have one order; `baseline` is independent of them.
 std::optional<int> rank(std::string_view stage) {
   static constexpr std::string_view kOrder[] = {"wide", "imitate", "match", "finetune", "merge"};
@@ -189,7 +185,7 @@ void check_configuration(const Configuration& c, const Place& place) {
   }
   check_stages(c, place);
   for (const std::string& stage : c.stages)
-    if (trains(c, stage)) check_stage(c, stage, place);
+    if (c.trains(stage)) check_stage(c, stage, place);
   check_data(c.data, place);
   check_network(c, place);
 }

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "recipes/commands.h"
+#include "recipes/plan_model.h"
 #include "runtime/error.h"
 
 namespace {
@@ -67,6 +68,34 @@ int run(int argc, char** argv) {
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
   describe_app->add_flag("--json", json, "print JSON");
+
+  taper::PlanArguments plan;
+  CLI::App* plan_app = app.add_subcommand(
+      "plan",
+      "Predict a configuration on many ranks, without training and without them: time of a step, share of "
+      "communication, memory, time and cost of an epoch.\n"
+      "One rank's times are taken here, so plan on the machine, or one of the machines, that will train:\n\n"
+      "  taper plan recipes/configurations/imagenet-resnet50.toml --ranks 1,4,8 --link nvlink,ib400\n\n"
+      "Links, with the latency and bandwidth in each direction that vendors state; measured ones can be "
+      "given "
+      "as 30us:1.2GB/s:\n\n" +
+          taper::known_links());
+  plan_app->add_option("configuration", plan.configuration, "a TOML file")->required();
+  plan_app->add_option("--ranks", plan.ranks, "numbers of ranks, powers of two, separated by commas")
+      ->required()
+      ->delimiter(',');
+  plan_app
+      ->add_option("--link", plan.links,
+                   "what joins ranks of a node, and after a comma what joins nodes (each node has one)")
+      ->required()
+      ->delimiter(',');
+  plan_app->add_option("--per-node", plan.per_node, "ranks of a node (default: 8)");
+  plan_app->add_option("--price", plan.price, "what a rank costs an hour, in any currency")
+      ->check(CLI::NonNegativeNumber);
+  plan_app->add_option("--set", plan.overrides, "override a key, e.g. --set shards=64 (repeatable)")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  plan_app->add_flag("--json", plan.json, "print JSON");
 
   std::string network = "thin";
   CLI::App* export_app = app.add_subcommand(
@@ -137,7 +166,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
       throw taper::UserError(
-          "there is no command \"{}\"; there are train, evaluate, describe, export, report and tokenizer",
+          "there is no command \"{}\"; there are train, evaluate, describe, plan, export, report and "
+          "tokenizer",
           argv[1]);
     return app.exit(error) == 0 ? 0 : 2;
   }
@@ -149,6 +179,8 @@ int run(int argc, char** argv) {
     taper::evaluate_command(path, device, json);
   } else if (*describe_app) {
     taper::describe_command(path, overrides, json);
+  } else if (*plan_app) {
+    taper::plan_command(plan);
   } else if (*export_app) {
     taper::export_command(path, output, network, device, best);
   } else if (*report_app) {

@@ -349,7 +349,15 @@ TEST_F(RunTest, EveryCommandAnswers) {
   auto described = nlohmann::json::parse(run({"describe", tiny, "--json"}).text);
   EXPECT_EQ(described["stages"].size(), 5u);
   EXPECT_EQ(described["networks"][0]["parameters"], rows[0]["parameters"]);
-  for (const char* command : {"train", "evaluate", "describe", "export", "report"}) {
+  auto planned =
+      nlohmann::json::parse(run({"plan", tiny, "--ranks", "1,2,4", "--link", "1ms:1MB/s", "--json"}).text);
+  ASSERT_EQ(planned["predictions"].size(), 2 * 5u);
+  EXPECT_EQ(planned["predictions"][0]["communication_s"], 0.0);
+  auto two = planned["predictions"][5];  // baseline: half of its gradients and statistics, there and back
+  EXPECT_GT(two["bytes"], 4 * rows[0]["parameters"].get<int64_t>());
+  EXPECT_NEAR(two["communication_s"], 2 * (1e-3 + two["bytes"].get<double>() / 2 * 1e-6), 1e-9);
+  EXPECT_EQ(planned["too_many_ranks"], nlohmann::json::array({4}));
+  for (const char* command : {"train", "evaluate", "describe", "plan", "export", "report"}) {
     Result help = run({command, "--help"});
     EXPECT_EQ(help.code, 0);
     EXPECT_GT(help.text.size(), 300u);

@@ -1,0 +1,114 @@
+#include "recipes/cost.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <filesystem>
+#include <limits>
+
+#include "recipes/data/loader.h"
+#include "recipes/imitation_plan.h"
+#include "recipes/run.h"
+#include "recipes/step.h"
+#include "runtime/error.h"
+
+namespace taper {
+
+DataFacts facts_without_data(const Configuration& c, std::string& source) {
+  if (std::filesystem::exists(c.data.path)) {
+    source = "the data in " + c.data.path;
+    DataFacts data = open_data(c)->facts();
+    if (c.network.classes > 0) data.classes = c.network.classes;
+    return data;
+  }
+  if (c.data.image_size == 0 || c.network.classes == 0 || c.data.train_limit == 0)
+    throw UserError(
+        "{} is not there, so data.image_size, data.train_limit and network.classes must say what its images "
+        "are; set them, or put the data there",
+        c.data.path);
+  int64_t channels = c.data.channels > 0 ? c.data.channels : c.data.format == "idx" ? 1 : 3;
+  source = "the configuration; " + c.data.path + " is not there";
+  return {.extent = {c.data.image_size, c.data.image_size},
+          .channels = channels,
+          .classes = c.network.classes,
+          .train = c.data.train_limit};
+}
+
+int64_t StageCost::memory(const Configuration& c, DType type, int64_t held, int64_t workers) const {
+  const StageOptions& options = c.stage(stage);
+  int64_t element = size_of(type);
+  int64_t gradients = std::min<int64_t>(held, workers + std::bit_width(static_cast<uint64_t>(held)) - 1);
+  int64_t moments = (options.optimizer == "sgd" ? 1 : 2) + (options.ema_decay > 0 ? 1 : 0);
+  int64_t shard = (options.batch_size + c.shards - 1) / c.shards;
+  return own.parameters * (4 * (1 + gradients + moments) + 2 * element) +
+         own.activation_elements * element * shard * workers + inference;
+}
+
+StageCost stage_cost(const Configuration& c, const std::string& name, const DataFacts& data, Engine& engine,
+                     Models& models) {
+  const StageOptions& options = c.stage(name);
+  StageCost result{.stage = name, .network = name == "baseline" || name == "wide" ? name : "thin"};
+  int64_t epoch = data.train / options.batch_size;
+  result.steps = options.steps > 0 ? options.steps : options.epochs * epoch;
+  result.batch = options.batch_size;
+  auto thin = models.costs("thin"), wide = models.costs("wide");
+  double samples = static_cast<double>(result.steps) * static_cast<double>(options.batch_size);
+  result.own = total(result.network == "wide" ? wide : thin);
+  if (name == "imitate" || name == "match")
+    result.inference = total(wide).parameters * (4 + size_of(engine.type));
+  auto network = make_network(c, data, false), teacher = make_network(c, data, true);
+  const ParameterStore& store = (result.network == "wide" ? teacher : network)->store();
+  result.sum_values = store.value_size() + store.statistic_size();
+  if (name == "imitate") {
+    BridgedNetwork student = make_bridged(c, *network, *teacher);
+    std::vector<ImitationTarget> targets = imitation_targets(student);
+    std::vector<Targets> rounds = imitation_rounds(c, targets);
+    result.units = static_cast<int64_t>(rounds.size());
+    for (Targets round : rounds) {
+      ImitationCost cost = imitation_cost(c, student, *teacher, round, data.extent);
+      result.flops += samples * (cost.student + cost.teacher);
+    }
+  } else {
+    result.flops = samples * (3 * static_cast<double>(result.own.flops) +
+                              (name == "match" ? static_cast<double>(total(wide).flops) : 0));
+    auto place = std::find(c.stages.begin(), c.stages.end(), name) - c.stages.begin();
+    if (result.network == "thin" && c.runs("imitate") && !merged(c, place))
+      result.flops += samples * 3 * bridge_flops(make_bridged(c, *network, *teacher), data.extent);
+  }
+  return result;
+}
+
+TimedStep::TimedStep(const DataFacts& data, Engine& engine, Models& models)
+    : data_(data),
+      engine_(engine),
+      model_(models.make("thin", false)),
+      each_(std::clamp<int64_t>((int64_t{1} << 18) / (data.extent.height * data.extent.width), 2, 32)),
+      shard_flops_(3 * static_cast<double>(total(models.costs("thin")).flops) * static_cast<double>(each_)) {}
+
+double TimedStep::seconds(int64_t shards) const {
+  ImageBatch batch;
+  batch.image_size = data_.extent.height;
+  batch.channels = data_.channels;
+  batch.count = each_ * shards;
+  batch.labels.assign(static_cast<size_t>(batch.count), 0);
+  batch.images.resize(
+      static_cast<size_t>(batch.count * data_.extent.height * data_.extent.width * data_.channels));
+  Draws draws(0, 0, 0);
+  for (float& value : batch.images) value = draws.uniform();
+  StepContext where{*engine_.team, *model_.network, engine_.type, shards};
+  Optimizer optimizer(*engine_.team, model_.network->store(), {});
+  Objective objective = [&](Tape& tape, const ShardInput& input) {
+    return ShardLoss{cross_entropy(tape, model_.network->forward(tape, input.input), input.labels, 0),
+                     input.count};
+  };
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 3; ++i) {
+    auto begin = std::chrono::steady_clock::now();
+    train_step(where, batch, objective, optimizer, 1e-3);
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    if (i > 0) best = std::min(best, seconds);
+  }
+  return best;
+}
+
+}  // namespace taper
