@@ -78,6 +78,9 @@ Var global_average_pool(Tape&, const Var& x);
 Tensor cross_entropy(Tape&, const Var& logits, const Tensor& labels, double smoothing);
 /// KL(teacher || student) at a temperature.
 Tensor kl_divergence(Tape&, const Tensor& teacher, const Var& student, double temperature);
+/// Cross-entropy of each sequence's first and last token of a span, over its own tokens: logits [tokens, 2];
+/// spans [2 sequences] of i32, first and last counted in the sequence (not checked here). Two terms each.
+Tensor span_cross_entropy(Tape&, const Var& logits, const Sequences&, const Tensor& spans);
 /// sum over samples of the mean over a sample's elements of (student - target)^2.
 Tensor squared_error(Tape&, const Var& student, const Tensor& target);
 /// The same between h lifted by the bridge `lift` [wide, thin] and the target t at the wide width. Columns of

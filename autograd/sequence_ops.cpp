@@ -109,4 +109,35 @@ Var dropout(Tape& tape, const Var& x, double p, uint64_t key, const Tensor& ids)
                      [&tape, x, drop](const Tensor& dy) { tape.accumulate(x, drop(dy)); });
 }
 
+Tensor span_cross_entropy(Tape& tape, const Var& logits, const Sequences& sequences, const Tensor& spans) {
+  const Tensor& in = logits->value;
+  TAPER_CHECK(in.shape() == Shape({sequences.tokens(), 2}) && spans.size() == 2 * sequences.count(),
+              "{} spans for logits {} of {} sequences", spans.size() / 2, to_string(in.shape()),
+              sequences.count());
+  bool wanted = tape.recording() && logits->needs_gradient;
+  Tensor sum = Tensor::zeros(tape.stream, in.dtype(), {}), loss(tape.stream, in.dtype(), {});
+  Tensor gradient = wanted ? Tensor::zeros(tape.stream, in.dtype(), in.shape()) : Tensor();
+  std::vector<int32_t> offsets = sequences.offsets.host<int32_t>(tape.stream);
+  for (int64_t i = 0; i < sequences.count(); ++i) {
+    int64_t first = offsets[static_cast<size_t>(i)], length = offsets[static_cast<size_t>(i) + 1] - first;
+    std::vector<int32_t> order;  // the tokens' first logits, then their second ones
+    for (int32_t part : {0, 1})
+      for (int64_t t = 0; t < length; ++t) order.push_back(static_cast<int32_t>(2 * t + part));
+    Tensor places = Tensor::from<int32_t>(tape.stream, {2 * length}, order);
+    Tensor own = in.slice(2 * first, 2 * length), rows(tape.stream, in.dtype(), {2, length});
+    tape.backend.embedding_forward(tape.stream, 2 * length, 1, in.dtype(), places.as<int32_t>(), own.data(),
+                                   rows.data());
+    tape.backend.cross_entropy(tape.stream, 2, length, in.dtype(), rows.data(),
+                               spans.slice(2 * i, 2).as<int32_t>(), 0, loss.data(),
+                               wanted ? rows.data() : nullptr);
+    tape.backend.add(tape.stream, 1, in.dtype(), sum.data(), loss.data(), sum.data());
+    if (wanted)
+      tape.backend.embedding_backward(tape.stream, 2 * length, 1, 2 * length, in.dtype(),
+                                      places.as<int32_t>(), rows.data(),
+                                      gradient.slice(2 * first, 2 * length).data());
+  }
+  if (wanted) tape.record_loss([&tape, logits, gradient] { tape.accumulate(logits, gradient); });
+  return sum;
+}
+
 }  // namespace taper

@@ -28,16 +28,15 @@ class Bert final : public Network {
   // A layer ends in its norm.
   Var activation(Tape&, const Var& x) const override { return x; }
   Var head(Tape& tape, const Var& x) const override;
-  std::vector<Parameter*> head_readers() const override { return head_dense_.weights; }
+  std::vector<Parameter*> head_readers() const override {
+    if (spec_.head == BertSpec::Head::question_answering) return {output_};
+    return head_dense_.weights;
+  }
   std::vector<Cost> costs(Extent extent) const override;
   int64_t positions(Extent extent, int64_t, bool) const override { return extent.height * extent.width; }
-  std::vector<std::string> head_parts() const override {
-    return masked_lm() ? std::vector<std::string>{"cls"}
-                       : std::vector<std::string>{"bert.pooler", "classifier"};
-  }
+  std::vector<std::string> head_parts() const override;
 
  private:
-  bool masked_lm() const { return spec_.head == BertSpec::Head::masked_lm; }
   int64_t widened(const std::string& what, int64_t width) const;
   Dense dense_layer(const std::vector<std::string>& names, int64_t in, int64_t out);
   LayerNorm layer_norm_of(const std::string& name);
@@ -53,10 +52,10 @@ class Bert final : public Network {
   int64_t heads_, attention_, intermediate_;  // widened; `attention_` is all heads' width together
   Parameter *words_, *positions_, *types_;
   LayerNorm embedding_norm_;
-  std::vector<EncoderLayer> layers_;  // one for each of blocks_
-  Dense head_dense_;                  // the transform or the pooler
-  LayerNorm head_norm_;               // masked LM only
-  Parameter *classifier_ = nullptr, *head_bias_ = nullptr;
+  std::vector<EncoderLayer> layers_;                    // one for each of blocks_
+  Dense head_dense_;                                    // the transform or the pooler
+  LayerNorm head_norm_;                                 // masked LM only
+  Parameter *output_ = nullptr, *head_bias_ = nullptr;  // the last linear layer; the masked LM's is the words
 };
 
 // width * inner, which has to be whole.
@@ -117,15 +116,26 @@ Bert::Bert(const BertSpec& spec) : spec_(spec) {
     blocks_.push_back(
         {.name = name, .stage = 0, .width = hidden, .identity = true, .readers = layer.qkv.weights});
   }
-  if (masked_lm()) {
-    const std::string name = "cls.predictions.";
-    head_bias_ = &store_.add(name + "bias", {spec.vocabulary}, Role::bias);
-    head_dense_ = dense_layer({name + "transform.dense"}, hidden, hidden);
-    head_norm_ = layer_norm_of(name + "transform.LayerNorm");
-  } else {
-    head_dense_ = dense_layer({"bert.pooler.dense"}, hidden, hidden);
-    classifier_ = &store_.add("classifier.weight", {spec.classes, hidden}, Role::matrix);
-    head_bias_ = &store_.add("classifier.bias", {spec.classes}, Role::bias);
+  const auto output = [&](const std::string& name, int64_t width) {
+    output_ = &store_.add(name + ".weight", {width, hidden}, Role::matrix);
+    head_bias_ = &store_.add(name + ".bias", {width}, Role::bias);
+  };
+  const std::string predictions = "cls.predictions.";
+  switch (spec.head) {
+    case BertSpec::Head::masked_lm:
+      head_bias_ = &store_.add(predictions + "bias", {spec.vocabulary}, Role::bias);
+      head_dense_ = dense_layer({predictions + "transform.dense"}, hidden, hidden);
+      head_norm_ = layer_norm_of(predictions + "transform.LayerNorm");
+      break;
+    case BertSpec::Head::classification:
+      head_dense_ = dense_layer({"bert.pooler.dense"}, hidden, hidden);
+      output("classifier", spec.classes);
+      break;
+    case BertSpec::Head::question_answering:
+      output("qa_outputs", 2);
+      break;
+    case BertSpec::Head::encoder:
+      break;
   }
 }
 
@@ -157,14 +167,37 @@ Var Bert::block(Tape& tape, int64_t i, const Var& x, bool) const {
 
 Var Bert::head(Tape& tape, const Var& x) const {
   const Sequences& packed = sequences(tape);
-  if (masked_lm()) {
-    TAPER_CHECK(packed.masked.defined() && packed.masked.size() > 0, "no token is masked");
-    Var y = dense(tape, gather(tape, x, packed.masked), head_dense_, spec_.activation);
-    return linear(tape, layer_norm(tape, y, nullptr, head_norm_), *words_, head_bias_);
+  switch (spec_.head) {
+    case BertSpec::Head::masked_lm: {
+      TAPER_CHECK(packed.masked.defined() && packed.masked.size() > 0, "no token is masked");
+      Var y = dense(tape, gather(tape, x, packed.masked), head_dense_, spec_.activation);
+      return linear(tape, layer_norm(tape, y, nullptr, head_norm_), *words_, head_bias_);
+    }
+    case BertSpec::Head::classification: {
+      Var first = gather(tape, x, packed.offsets.slice(0, packed.count()));
+      Var pooled = activate(tape, Activation::tanh, dense(tape, first, head_dense_, Activation::none));
+      return linear(tape, drop(tape, pooled, "dropout", packed.sample_ids), *output_, head_bias_);
+    }
+    case BertSpec::Head::question_answering:
+      return linear(tape, x, *output_, head_bias_);
+    case BertSpec::Head::encoder:
+      break;
   }
-  Var first = gather(tape, x, packed.offsets.slice(0, packed.count()));
-  Var pooled = activate(tape, Activation::tanh, dense(tape, first, head_dense_, Activation::none));
-  return linear(tape, drop(tape, pooled, "dropout", packed.sample_ids), *classifier_, head_bias_);
+  return x;
+}
+
+std::vector<std::string> Bert::head_parts() const {
+  switch (spec_.head) {
+    case BertSpec::Head::masked_lm:
+      return {"cls"};
+    case BertSpec::Head::classification:
+      return {"bert.pooler", "classifier"};
+    case BertSpec::Head::question_answering:
+      return {"qa_outputs"};
+    case BertSpec::Head::encoder:
+      break;
+  }
+  return {};
 }
 
 std::vector<Cost> Bert::costs(Extent extent) const {
@@ -190,16 +223,26 @@ std::vector<Cost> Bert::costs(Extent extent) const {
     cost.activation_elements = rows * (4 * attention_ + heads_ + 2 * intermediate_ + 8 * hidden);
     parts.push_back(cost);
   }
-  Cost cost{.parameters = size(head_dense_) + head_bias_->size, .flops = 0, .activation_elements = 0};
-  if (masked_lm()) {
-    int64_t masked = (rows * 15 + 99) / 100;
-    cost.parameters += 2 * hidden;
-    cost.flops = 2 * masked * (hidden * hidden + hidden * spec_.vocabulary);
-    cost.activation_elements = masked * (4 * hidden + spec_.vocabulary);
-  } else {
-    cost.parameters += classifier_->size;
-    cost.flops = 2 * count * (hidden * hidden + hidden * spec_.classes);
-    cost.activation_elements = count * (4 * hidden + spec_.classes);
+  Cost cost{.parameters = size(head_dense_) + (output_ != nullptr ? output_->size : 0) +
+                          (head_bias_ != nullptr ? head_bias_->size : 0)};
+  switch (spec_.head) {
+    case BertSpec::Head::masked_lm: {
+      int64_t masked = (rows * 15 + 99) / 100;
+      cost.parameters += 2 * hidden;
+      cost.flops = 2 * masked * (hidden * hidden + hidden * spec_.vocabulary);
+      cost.activation_elements = masked * (4 * hidden + spec_.vocabulary);
+      break;
+    }
+    case BertSpec::Head::classification:
+      cost.flops = 2 * count * (hidden * hidden + hidden * spec_.classes);
+      cost.activation_elements = count * (4 * hidden + spec_.classes);
+      break;
+    case BertSpec::Head::question_answering:
+      cost.flops = 2 * rows * hidden * 2;
+      cost.activation_elements = 2 * rows;
+      break;
+    case BertSpec::Head::encoder:
+      break;
   }
   parts.push_back(cost);
   return parts;

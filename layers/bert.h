@@ -12,8 +12,12 @@ namespace taper {
 /// Everything that defines a BERT. The defaults are BERT base.
 struct BertSpec {
   enum class Head : uint8_t {
-    masked_lm,      ///< transform, layer norm and the words' table as decoder, at masked tokens only
-    classification  ///< the pooler on each sequence's first token, then a linear layer
+    masked_lm,  ///< transform, layer norm and the words' table as decoder, at masked tokens only
+    /// The pooler on each sequence's first token, then a linear layer. Of a regression that has one output,
+    /// whose loss is squared_error.
+    classification,
+    question_answering,  ///< a linear layer from each token to the logits of an answer's first and last one
+    encoder              ///< nothing: what the last layer gives
   };
   Head head = Head::masked_lm;
   int64_t vocabulary = 30522, positions = 512, types = 2;
@@ -28,10 +32,10 @@ struct BertSpec {
 
 /// Shapes and names only, no memory: call store().allocate() and initialize_bert() or load weights. Passes
 /// need tape.sequences (Failure without): stem and forward read words, positions and types, i32 [3, tokens]
-/// on the device, each within its table (checked by who reads data); blocks give [tokens, hidden]; logits are
-/// [sequences.masked, vocabulary] or [sequences, classes]. Dropout falls where tape.training. costs({n, t})
-/// are those of n sequences of t tokens, 15 % of them masked. An impossible width is a UserError that names
-/// it.
+/// on the device, each within its table (checked by who reads data); blocks give [tokens, hidden]; the head
+/// gives [sequences.masked, vocabulary], [sequences, classes], [tokens, 2] or [tokens, hidden]. Dropout falls
+/// where tape.training. costs({n, t}) are those of n sequences of t tokens, 15 % of them masked. An
+/// impossible width is a UserError that names it.
 std::unique_ptr<Network> make_bert(const BertSpec& spec);
 
 /// transformers' initialisation: matrices and tables normal with this standard deviation, biases 0, norms 1

@@ -119,10 +119,18 @@ void read_weights(const std::filesystem::path& path, Stream& stream, ParameterSt
 
 void set_weights(const SafetensorsFile& file, const std::string& shown, const std::string& prefix,
                  Stream& stream, ParameterStore& store) {
+  set_weights(file.tensors(), shown, prefix, stream, store);
+}
+
+void set_weights(std::span<const TensorBytes> tensors, const std::string& shown, const std::string& prefix,
+                 Stream& stream, ParameterStore& store) {
+  std::map<std::string_view, const TensorBytes*> by_name;
+  for (const TensorBytes& tensor : tensors) by_name[tensor.name] = &tensor;
   std::vector<std::string> missing, unexpected, misshapen, mistyped, infinite;
   std::vector<std::vector<double>> values;
   for (const Parameter& p : store.all()) {
-    const TensorBytes* tensor = file.find(prefix + p.name);
+    const auto found = by_name.find(prefix + p.name);
+    const TensorBytes* tensor = found == by_name.end() ? nullptr : found->second;
     if (tensor == nullptr) {
       missing.push_back(p.name);
     } else if (tensor->shape != file_shape(p)) {
@@ -136,7 +144,7 @@ void set_weights(const SafetensorsFile& file, const std::string& shown, const st
         infinite.push_back(p.name);
     }
   }
-  for (const TensorBytes& tensor : file.tensors())
+  for (const TensorBytes& tensor : tensors)
     if (tensor.name.starts_with(prefix) && store.find(tensor.name.substr(prefix.size())) == nullptr &&
         !tensor.name.ends_with(".num_batches_tracked"))
       unexpected.push_back(tensor.name);

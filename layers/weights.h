@@ -36,6 +36,10 @@ void copy_weights(Stream& stream, const ParameterStore& store, const std::string
 void set_weights(const SafetensorsFile& file, const std::string& shown, const std::string& prefix,
                  Stream& stream, ParameterStore& store);
 
+/// The same from tensors in memory; `shown` stands for them in errors.
+void set_weights(std::span<const TensorBytes> tensors, const std::string& shown, const std::string& prefix,
+                 Stream& stream, ParameterStore& store);
+
 /// copy_weights as a file, atomically. torchvision's model.load_state_dict(strict=True) takes it: PyTorch
 /// itself fills in num_batches_tracked, which is not written. Errors: write_file_atomically's.
 void write_weights(const std::filesystem::path& path, Stream& stream, const ParameterStore& store,
