@@ -42,20 +42,29 @@ class Backend : public ConvKernels,
   virtual std::unique_ptr<Stream> make_stream(int threads) = 0;
 };
 
+/// How a backend computes, beyond what an op's arguments say.
+struct BackendOptions {
+  /// Whether the CUDA backend makes matrix products, convolutions and imitation's projection of f32 operands
+  /// on tensor cores: each operand is rounded to tf32 (10 mantissa bits, ties away from zero; what is within
+  /// half a unit of 2^128 becomes infinite), products are exact, sums f32. Operands and results are f32 in
+  /// memory as ever; all other ops, attention among them, compute in f32.
+  bool tf32 = false;
+};
+
 /// oneDNN and vectorised loops; f32 and bf16.
 std::unique_ptr<Backend> make_cpu_backend();
 
 /// The hand-written CUDA kernels, on the first GPU, or on the CPU by runtime/simt, whichever the build has
 /// (cuda_device()); f32 and bf16. UserError, which offers another device, where the build has neither, or
 /// there is no GPU that it can use.
-std::unique_ptr<Backend> make_cuda_backend();
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options = {});
 
 /// "cuda" in a build for GPUs, "sim" in one with runtime/simt, "" in one without CUDA kernels.
 std::string cuda_device();
 
 /// The backend of the device called `name`: "cpu", "sim" or "cuda". UserError, which says how to come by it
-/// and what there is, for a device that this build has not.
-std::unique_ptr<Backend> make_backend(const std::string& name);
+/// and what there is, for a device that this build has not, or options that the device has not.
+std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options = {});
 
 /// What make_backend() knows in this build.
 std::vector<std::string> devices();

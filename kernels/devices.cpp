@@ -9,9 +9,13 @@ std::vector<std::string> devices() {
   return result;
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& name) {
+std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options) {
+  if (name == "cpu" && options.tf32)
+    throw UserError(
+        "the device cpu has no tf32, which is a format of GPUs' tensor cores; the devices cuda and sim have "
+        "it, and f32 and bf16 are on all");
   if (name == "cpu") return make_cpu_backend();
-  if (!name.empty() && name == cuda_device()) return make_cuda_backend();
+  if (!name.empty() && name == cuda_device()) return make_cuda_backend(options);
   const std::string there = fmt::format("{}", fmt::join(devices(), " and "));
   if (name == "cuda")
     throw UserError("this build has no device cuda, it has {}; 'cmake --preset cuda' makes one that has it",

@@ -18,13 +18,22 @@ extern "C" void request_stop(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
+// tf32 changes how products are made and nothing that is stored: what was trained in it can be used in f32.
+Engine engine_of(Configuration configuration, const std::string& device) {
+  if (configuration.precision == "tf32" && device == "cpu") {
+    fmt::print(stderr, "the device cpu has no tf32, in which this run was trained; it computes in f32\n");
+    configuration.precision = "f32";
+  }
+  return Engine(configuration, device.empty() ? configuration.device : device);
+}
+
 // A run's networks as its last checkpoint (or the best of one network) holds them.
 struct OpenRun {
   /// On `device`, or where that is "" on the run's own.
   OpenRun(const std::filesystem::path& directory, const std::string& device)
       : configuration(read_run_configuration(directory)),
         data(open_data(configuration)),
-        engine(configuration, device.empty() ? configuration.device : device),
+        engine(engine_of(configuration, device)),
         models(configuration, engine, data->facts()),
         store(directory / "checkpoints", configuration.checkpoint.keep_last),
         name(directory.string()) {}

@@ -178,9 +178,10 @@ std::vector<int64_t> blocks_per_stage(const NetworkOptions& network) {
 void check_configuration(const Configuration& c, const Place& place) {
   if (!is_power_of_two(c.shards))
     throw UserError("{}: shards is {}, expected a power of two", place("shards"), c.shards);
-  if (c.precision == "tf32") {
+  if (c.precision == "tf32" && c.device == "cpu") {
     throw UserError(
-        "{}: precision \"tf32\" is a GPU's format, and no kernel here has it yet; use \"f32\" or \"bf16\"",
+        "{}: precision \"tf32\" is a format of GPUs' tensor cores; the devices \"cuda\" and \"sim\" have it, "
+        "and \"cpu\" has \"f32\" and \"bf16\"",
         place("precision"));
   }
   check_stages(c, place);

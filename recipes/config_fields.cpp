@@ -162,7 +162,8 @@ Section describe(Configuration& c) {
         {"cpu", "sim", "cuda"}},
        {"precision",
         &c.precision,
-        "Of activations and their gradients; master weights are always f32. `tf32` is a GPU's.",
+        "Of activations and their gradients; master weights are always f32. `tf32`: all is f32, and tensor "
+        "cores multiply matrices and convolutions, rounded to tf32; on `cuda` and `sim`.",
         {},
         {"f32", "bf16", "tf32"}},
        {"shards",

@@ -13,7 +13,7 @@ constexpr int64_t kStreamsPerGpu = 2;
 }  // namespace
 
 Engine::Engine(const Configuration& configuration, const std::string& device) : shards(configuration.shards) {
-  backend = make_backend(device);
+  backend = make_backend(device, {.tf32 = configuration.precision == "tf32"});
   type = configuration.precision == "bf16" ? DType::bf16 : DType::f32;
   auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   // A GPU is filled by a few streams; more would only hold more memory.

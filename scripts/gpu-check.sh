@@ -75,7 +75,7 @@ step_recipe() {
 
 step_throughput() {
   local shards images precision
-  for precision in f32 bf16; do
+  for precision in f32 tf32 bf16; do
     for images in "${shard_images[@]}"; do
       for shards in 1 2 4; do
         train "$precision-$images-$shards" --set precision="$precision" --set shards="$shards" --set 'stages=["baseline"]' \

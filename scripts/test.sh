@@ -61,7 +61,7 @@ part_tidy() {
 # tests 30 times, and under the checker, where they take a minute or more, TileEdges and attention's backward of f32:
 # their barriers are those of Products and of attention's forward, and in bf16 both run.
 part_check() {
-  local ops simt kernels='/sim_(f32|bf16)( |$)' repeated=TwoWorkers bits=.cache/op-bits seed=0 copies
+  local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' repeated=TwoWorkers bits=.cache/op-bits seed=0 copies
   mapfile -t ops < <(basename --suffix=.cpp tests/ops_*_test.cpp)
   mapfile -t simt < <(basename --suffix=.cpp tests/simt_*test.cpp)
   configure check -DTAPER_TESTS=ON

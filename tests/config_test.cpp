@@ -173,7 +173,7 @@ TEST(Config, TheErrorNamesTheNetworksAndTheDatasMistakes) {
   };
   const std::vector<Case> cases = {
       {"shards=3", "power of two"},
-      {"precision=tf32", "tf32"},
+      {"precision=tf32", "the devices \"cuda\" and \"sim\" have it"},
       {"device=gpu", "expected one of: cpu, sim, cuda"},
       {"network.depth=21", "6n + 2"},
       {"network.depth=0", "neither network.depth nor network.depths"},
@@ -189,6 +189,8 @@ TEST(Config, TheErrorNamesTheNetworksAndTheDatasMistakes) {
     SCOPED_TRACE(test.setting);
     EXPECT_THAT(message_of(kValid, {test.setting}), HasSubstr(test.part));
   }
+  for (const char* device : {"device=sim", "device=cuda"})
+    EXPECT_EQ(parse_configuration(kValid, "x.toml", {"precision=tf32", device}).precision, "tf32");
   EXPECT_THAT(message_of(kValid, {"network.style=imagenet", "network.depth=50"}), HasSubstr("18 and 34"));
   EXPECT_THAT(message_of(kValid, {"network.block=bottleneck", "network.depth=32"}), HasSubstr("9n + 2"));
 }

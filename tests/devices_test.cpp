@@ -13,9 +13,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string message_of(const std::string& device) {
+std::string message_of(const std::string& device, const BackendOptions& options = {}) {
   try {
-    make_backend(device);
+    make_backend(device, options);
   } catch (const UserError& error) {
     return error.what();
   }
@@ -36,6 +36,10 @@ TEST(Devices, OthersAreKnownByTheirNames) {
       EXPECT_EQ(make_backend(device)->name(), device);
     }
   }
+}
+
+TEST(Devices, TheCpuHasNoTf32) {
+  EXPECT_THAT(message_of("cpu", {.tf32 = true}), HasSubstr("the devices cuda and sim have it"));
 }
 
 TEST(Devices, AnUnknownOneIsRefusedWithThoseThereAre) {

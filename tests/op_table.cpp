@@ -34,10 +34,12 @@ double unit_roundoff(DType type) {
   }
 }
 
-Case rounded(Case op_case, DType type) {
+Case rounded(Case op_case, const Subject& subject) {
   for (Argument& argument : op_case.arguments) {
-    DType element = element_type(argument.kind, type);
+    DType element = element_type(argument.kind, subject.type);
     if (is_floating(element)) argument.values = round_to(std::move(argument.values), element);
+    if (subject.tf32 && argument.kind == Kind::activation)
+      for (double& value : argument.values) value = round_to_tf32(value);
   }
   return op_case;
 }
@@ -80,7 +82,7 @@ std::optional<std::string> compare(const Argument& argument, DType type, const s
 class Expectation {
  public:
   Expectation(const Subject& subject, const Case& op_case)
-      : subject_(subject), case_(rounded(op_case, subject.type)), outputs_(reference(case_)) {
+      : subject_(subject), case_(rounded(op_case, subject)), outputs_(reference(case_)) {
     bounds_ = case_.bound(case_, {unit_roundoff(subject.type), unit_roundoff(accumulator(subject.type))},
                           inputs_of(case_), outputs_);
   }
@@ -245,7 +247,7 @@ const Argument& Case::argument(const std::string& argument) const {
 }
 
 std::string to_string(const Subject& subject) {
-  return fmt::format("{}_{}", subject.backend->name(), taper::name(subject.type));
+  return fmt::format("{}_{}", subject.backend->name(), subject.tf32 ? "tf32" : taper::name(subject.type));
 }
 
 const std::vector<Subject>& subjects() {
@@ -256,6 +258,16 @@ const std::vector<Subject>& subjects() {
       result.push_back({backend, DType::f32});
       result.push_back({backend, DType::bf16});
     }
+    return result;
+  }();
+  return all;
+}
+
+const std::vector<Subject>& product_subjects() {
+  static const std::vector<Subject> all = [] {
+    std::vector<Subject> result = subjects();
+    if (!cuda_device().empty())
+      result.push_back({make_backend(cuda_device(), {.tf32 = true}), DType::f32, true});
     return result;
   }();
   return all;
@@ -292,6 +304,14 @@ double round_to(double value, DType type) {
   double unit = std::ldexp(1.0, std::max(std::ilogb(value), -126) - 7);
   double result = std::nearbyint(value / unit) * unit;
   return std::abs(result) > 0x1.FEp127 ? std::copysign(kInfinity, value) : result;
+}
+
+double round_to_tf32(double value) {
+  auto single = static_cast<float>(value);
+  if (single == 0 || !std::isfinite(single)) return single;
+  // std::round has ties away from zero; below the normal numbers the unit stays.
+  double unit = std::ldexp(1.0, std::max(std::ilogb(single), -126) - 10);
+  return static_cast<float>(std::round(static_cast<double>(single) / unit) * unit);
 }
 
 std::vector<double> round_to(std::vector<double> values, DType type) {

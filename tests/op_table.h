@@ -83,17 +83,22 @@ struct Case {
   const Argument& argument(const std::string& argument) const;
 };
 
-/// A backend under test, and a type of its activations.
+/// A backend under test, a type of its activations, and whether it makes products of f32 in tf32.
 struct Subject {
   std::shared_ptr<Backend> backend;
   DType type;
+  bool tf32 = false;
 };
+/// "cpu_bf16", "sim_tf32".
 std::string to_string(const Subject& subject);
 /// Every backend in every type that it computes in: parametrise tests with it.
 const std::vector<Subject>& subjects();
+/// The same, and tf32 where there is a backend that has it: for ops that make products.
+const std::vector<Subject>& product_subjects();
 
 /// Runs a case and returns what is wrong, a sentence each; nothing is wrong with an empty result:
-/// - the outputs agree with the reference's, run on the inputs as rounded to the type under test: finite
+/// - the outputs agree with the reference's, run on the inputs as rounded to the type under test (tf32 is one
+///   here): finite
 ///   where they are finite, not finite where they are not, and off by at most 2 bound + 2 ulp. `=` is seen by
 ///   outputs that start as NaN, `+=` by updates that start from known values;
 /// - guard words before and behind every argument survive, and inputs keep their bits;
@@ -118,6 +123,8 @@ Bound exact();
 double ulp(double value, DType type);
 /// `value` rounded to `type`, to nearest even.
 double round_to(double value, DType type);
+/// `value` rounded to tf32: ten mantissa bits, ties away from zero; a number of f32.
+double round_to_tf32(double value);
 std::vector<double> round_to(std::vector<double> values, DType type);
 
 /// Checks the reference's own backward: the gradient of sum_o weights[o] . outputs[o] of `forward` with

@@ -214,8 +214,9 @@ TEST_P(Conv, TwoWorkersDoNotDisturbEachOther) {
   }
 }
 
-TEST_P(Conv, PackingRoundsToNearestEven) {
-  const auto& [backend, type] = GetParam();
+TEST_P(Conv, FiltersAreRoundedToNearest) {
+  const std::shared_ptr<Backend>& backend = GetParam().backend;
+  const DType type = GetParam().type;
   std::unique_ptr<Stream> stream = backend->make_stream(1);
   auto y = [&](const std::vector<double>& filter) {
     Case forward = forward_case("of a filter between two numbers", shapes()[0].shape, {});
@@ -228,6 +229,15 @@ TEST_P(Conv, PackingRoundsToNearestEven) {
   for (size_t i = 0; i < filter.size(); ++i)
     filter[i] += std::ldexp(i % 3 == 0 ? 0x1p-8 : 0x1p-10, std::ilogb(filter[i]));
   EXPECT_EQ(y(filter), y(round_to(filter, type)));
+  if (!GetParam().tf32) return;
+  // The same in tf32, whose ties go away from zero.
+  filter = round_to(filter, DType::bf16);
+  for (size_t i = 0; i < filter.size(); ++i)
+    filter[i] += std::copysign(std::ldexp(i % 3 == 0 ? 0x1p-11 : 0x1p-13, std::ilogb(filter[i])), filter[i]);
+  std::vector<double> rounded = filter;
+  for (double& value : rounded) value = round_to_tf32(value);
+  EXPECT_NE(filter, rounded);
+  EXPECT_EQ(y(filter), y(rounded));
 }
 
 TEST_P(Conv, AFilterServesEveryShapeOfEqualKey) {
@@ -255,7 +265,7 @@ TEST_P(Conv, ImpossibleShapesAreFailures) {
                Failure);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Conv, ::testing::ValuesIn(subjects()),
+INSTANTIATE_TEST_SUITE_P(All, Conv, ::testing::ValuesIn(product_subjects()),
                          [](const auto& info) { return to_string(info.param); });
 
 TEST(ConvReference, GradientsAgreeWithFiniteDifferences) {

@@ -177,7 +177,7 @@ TEST_P(Imitation, FreeBridge) {
       EXPECT_THAT(check(GetParam(), imitation_free_case(shape, magnitude)), IsEmpty());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Imitation, ::testing::ValuesIn(subjects()),
+INSTANTIATE_TEST_SUITE_P(All, Imitation, ::testing::ValuesIn(product_subjects()),
                          [](const auto& info) { return to_string(info.param); });
 
 TEST(ImitationReference, GradientsAgreeWithFiniteDifferences) {

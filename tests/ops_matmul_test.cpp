@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/op_inputs.h"
+#include "tests/op_run.h"
 #include "tests/op_table.h"
 
 namespace taper::ops {
@@ -256,8 +257,34 @@ TEST_P(Matmul, SumRows) {
     EXPECT_THAT(check(GetParam(), sum_rows_case(rows, columns)), IsEmpty());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Matmul, ::testing::ValuesIn(subjects()),
+INSTANTIATE_TEST_SUITE_P(All, Matmul, ::testing::ValuesIn(product_subjects()),
                          [](const auto& info) { return to_string(info.param); });
+
+// Not cut off, and ties away from zero: the same bits as for operands that were rounded before.
+TEST(MatmulTf32, RoundsItsOperands) {
+  const Subject& subject = product_subjects().back();
+  if (!subject.tf32) GTEST_SKIP() << "this build has no device with tf32";
+  std::unique_ptr<Stream> stream = subject.backend->make_stream(1);
+  for (auto [transpose_a, transpose_b] : {std::pair{false, false}, {false, true}, {true, false}}) {
+    Case plain = matmul_case({"between two numbers of tf32", shape_of(20, 24, 36, transpose_a, transpose_b)});
+    for (size_t operand : {0, 1}) {
+      std::vector<double>& values = plain.arguments[operand].values;
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (values[i] == 0) continue;
+        // Halfway between two numbers of tf32 for every third element, on either side of it for the others.
+        const double off[] = {0x1p-11, 0x1p-11 - 0x1p-22, 0x1p-11 + 0x1p-22};
+        values[i] = round_to_tf32(values[i]);
+        values[i] += std::copysign(std::ldexp(off[i % 3], std::ilogb(values[i])), values[i]);
+      }
+    }
+    Case rounded = plain;
+    for (size_t operand : {0, 1})
+      for (double& value : rounded.arguments[operand].values) value = round_to_tf32(value);
+    EXPECT_NE(plain.arguments[0].values, rounded.arguments[0].values);
+    EXPECT_EQ(run(*subject.backend, *stream, DType::f32, plain).bytes,
+              run(*subject.backend, *stream, DType::f32, rounded).bytes);
+  }
+}
 
 // What the tape does with a product is products again: the derivatives are matmuls of the other operand.
 TEST(MatmulReference, GradientsAgreeWithFiniteDifferences) {

@@ -78,19 +78,20 @@ void CudaBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type
 
 void CudaBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type, const void* x,
                                const void* packed, const ConvEpilogue& epilogue, void* y) {
-  launch_conv_product(cuda_stream(stream), type, product_of(shape, ConvPass::forward), x, packed, epilogue,
-                      y);
+  launch_conv_product(cuda_stream(stream), type, options_.tf32, product_of(shape, ConvPass::forward), x,
+                      packed, epilogue, y);
 }
 
 void CudaBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DType type, const void* dy,
                                      const void* packed, void* dx) {
-  launch_conv_product(cuda_stream(stream), type, product_of(shape, ConvPass::backward_data), dy, packed, {},
-                      dx);
+  launch_conv_product(cuda_stream(stream), type, options_.tf32, product_of(shape, ConvPass::backward_data),
+                      dy, packed, {}, dx);
 }
 
 void CudaBackend::conv_backward_filter(Stream& stream, const ConvShape& shape, DType type, const void* x,
                                        const void* dy, void* dfilter) {
-  launch_filter_gradient(cuda_stream(stream), type, product_of(shape, ConvPass::forward), x, dy, dfilter);
+  launch_filter_gradient(cuda_stream(stream), type, options_.tf32, product_of(shape, ConvPass::forward), x,
+                         dy, dfilter);
 }
 
 }  // namespace taper

@@ -7,8 +7,8 @@
 // copied as it lies; x is gathered: a thread copies the same piece of a tap for several pixels, and counts
 // (image, row, column) on from one to the next.
 //
-// In f32, sums that come out NaN are taken again, as in conv_product.cu: there may have been an infinity in
-// dy beside a zero of the padding.
+// In f32 and tf32, sums that come out NaN are taken again, as in conv_product.cu: there may have been an
+// infinity in dy beside a zero of the padding.
 
 #include <algorithm>
 #include <type_traits>
@@ -59,17 +59,11 @@ class PixelGather {
       return {x_ + (valid ? element : 0), valid};
     };
     const int n = static_cast<int>(threadIdx.x) % kUnits * kUnit, k = static_cast<int>(threadIdx.x) / kUnits;
-    copy_units<kEach, kUnit, T>([&](int i) { return tile + right_place(n, k + i * kPixels); }, source);
+    using Operand = typename Tile::template Operand<Major::mn, Tile::kN>;
+    copy_units<kEach, kUnit, T>([&](int i) { return tile + Operand::place(n, k + i * kPixels); }, source);
   }
 
  private:
-  __device__ static __forceinline__ int right_place(int n, int k) {
-    if constexpr (std::is_same_v<T, float>)
-      return Tile::TileB::at(n, k);
-    else
-      return OperandTile<Major::mn, Tile::kN, Tile::kK>::at(k, n / 8) + n % 8;
-  }
-
   const ConvProduct& p_;
   const T* x_;
   Counter at_, step_;
@@ -78,6 +72,7 @@ class PixelGather {
 };
 
 /// The sum for one row and one element of the taps by its definition, over pixels begin to end.
+template <typename Tile>
 __device__ float sum_inside(const ConvProduct& p, const float* x, const float* dy, int element, int64_t begin,
                             int64_t end) {
   const Counter tap(element, p.s, p.depth);
@@ -88,8 +83,9 @@ __device__ float sum_inside(const ConvProduct& p, const float* x, const float* d
     const int h = at.middle * p.stride + tap.high * p.dilation - p.padding;
     const int w = at.low * p.stride + tap.middle * p.dilation - p.padding;
     if (inside(h, p.in_h) && inside(w, p.in_w))
-      sum += dy[pixel * p.groups * p.columns] *
-             x[((int64_t{at.high} * p.in_h + h) * p.in_w + w) * p.groups * p.depth + tap.low];
+      sum +=
+          Tile::multiplied(dy[pixel * p.groups * p.columns]) *
+          Tile::multiplied(x[((int64_t{at.high} * p.in_h + h) * p.in_w + w) * p.groups * p.depth + tap.low]);
   }
   return sum;
 }
@@ -136,7 +132,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kBlocksAtOnce<Tile, kUnit>)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         if (values[i] != values[i] && i < count)
-          values[i] = sum_inside(p, x, dy + row, first_column + column + i, begin, end);
+          values[i] = sum_inside<Tile>(p, x, dy + row, first_column + column + i, begin, end);
     }
     float* to = out + int64_t{row} * length + column;
     if (plan.parts == 1) {
@@ -211,10 +207,8 @@ void launch_size(CudaStream& stream, const ConvProduct& p, const FilterPlan& pla
     launch_tiles<Tile, true, kUnit>(stream, p, plan, x, dy, dfilter);
 }
 
-template <template <int, int, int, int> typename Tile>
+template <typename Large, typename Small>
 void launch_type(CudaStream& stream, const ConvProduct& p, const void* x, const void* dy, float* dfilter) {
-  using Large = Tile<128, 128, 4, 2>;
-  using Small = Tile<64, 64, 2, 2>;
   const FilterPlan plan = plan_of(p, Large::kK);
   plan.large ? launch_size<Large>(stream, p, plan, x, dy, dfilter)
              : launch_size<Small>(stream, p, plan, x, dy, dfilter);
@@ -222,12 +216,16 @@ void launch_type(CudaStream& stream, const ConvProduct& p, const void* x, const 
 
 }  // namespace
 
-void launch_filter_gradient(CudaStream& stream, DType type, const ConvProduct& p, const void* x,
+void launch_filter_gradient(CudaStream& stream, DType type, bool tf32, const ConvProduct& p, const void* x,
                             const void* dy, void* dfilter) {
-  if (type == DType::f32)
-    launch_type<FfmaTile>(stream, p, x, dy, static_cast<float*>(dfilter));
+  auto* out = static_cast<float*>(dfilter);
+  if (type == DType::f32 && !tf32)
+    launch_type<FfmaTile<128, 128, 4, 2>, FfmaTile<64, 64, 2, 2>>(stream, p, x, dy, out);
   else
-    launch_type<MmaTile>(stream, p, x, dy, static_cast<float*>(dfilter));
+    dispatch(type, "convolution", [&](auto zero) {
+      using T = decltype(zero);
+      launch_type<MmaTile<T, 128, 128, 4, 2>, MmaTile<T, 64, 64, 2, 2>>(stream, p, x, dy, out);
+    });
 }
 
 }  // namespace taper::cuda

@@ -11,12 +11,12 @@ namespace taper::cuda {
 void launch_pack_filter(CudaStream& stream, DType type, const ConvProduct& p, const void* filter,
                         void* packed);
 
-/// out = epilogue(product of `in` and the packed filter).
-void launch_conv_product(CudaStream& stream, DType type, const ConvProduct& p, const void* in,
+/// out = epilogue(product of `in` and the packed filter). `tf32` is BackendOptions', here and below.
+void launch_conv_product(CudaStream& stream, DType type, bool tf32, const ConvProduct& p, const void* in,
                          const void* packed, const ConvEpilogue& epilogue, void* out);
 
 /// dfilter += gradient of the filter, for the forward pass's product; in is its x.
-void launch_filter_gradient(CudaStream& stream, DType type, const ConvProduct& p, const void* in,
+void launch_filter_gradient(CudaStream& stream, DType type, bool tf32, const ConvProduct& p, const void* in,
                             const void* dout, void* dfilter);
 
 }  // namespace taper::cuda

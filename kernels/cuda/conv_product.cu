@@ -6,9 +6,10 @@
 // copied: a thread copies the same piece of the depth for several pixels, 16 bytes where the channels allow
 // it and single elements where they do not (an image of 3 channels).
 //
-// In f32 a NaN or infinity may reach only what depends on it, but a zero of the padding times an infinite
-// element of the filter is NaN. Such a product makes the sum NaN, so that sums that are not are right, and
-// those that are are taken again over the taps that lie in the image. This costs nothing until it happens.
+// In f32 and tf32 a NaN or infinity may reach only what depends on it, but a zero of the padding times an
+// infinite element of the filter is NaN. Such a product makes the sum NaN, so that sums that are not are
+// right, and those that are are taken again over the taps that lie in the image. This costs nothing until it
+// happens.
 
 #include <type_traits>
 
@@ -53,18 +54,12 @@ class TapGather {
       return {image_ + (valid ? place.element + element : 0), valid};
     };
     const int k = static_cast<int>(threadIdx.x) % kUnits * kUnit;
-    copy_units<kEach, kUnit, T>([&](int i) { return tile + left_place(row(i), k); }, source);
+    using Operand = typename Tile::template Operand<Major::k, Tile::kM>;
+    copy_units<kEach, kUnit, T>([&](int i) { return tile + Operand::place(row(i), k); }, source);
     at_.add(step_, w_.taps, p_.depth);
   }
 
  private:
-  __device__ static __forceinline__ int left_place(int row, int k) {
-    if constexpr (std::is_same_v<T, float>)
-      return Tile::TileA::at(row, k);
-    else
-      return OperandTile<Major::k, Tile::kM, Tile::kK>::at(row, k / 8) + k % 8;
-  }
-
   const ConvProduct& p_;
   const ConvAxis &h_, &w_;
   const T* image_;
@@ -73,6 +68,7 @@ class TapGather {
 };
 
 /// The sum for one pixel and column by its definition.
+template <typename Tile>
 __device__ float sum_inside(const ConvProduct& p, const ConvAxis& h, const ConvAxis& w, const float* image,
                             const float* filter, const ReadPlace& place) {
   const int pitch = packed_pitch<float>(p);
@@ -84,7 +80,7 @@ __device__ float sum_inside(const ConvProduct& p, const ConvAxis& h, const ConvA
       const float* pixel = image + place.element + (int64_t{down} * p.in_w + across) * p.groups * p.depth;
       const float* tap = filter + int64_t{tap_h * w.taps + tap_w} * p.depth * pitch;
       for (int channel = 0; channel < p.depth; ++channel)
-        sum += pixel[channel] * tap[int64_t{channel} * pitch];
+        sum += Tile::multiplied(pixel[channel]) * Tile::multiplied(tap[int64_t{channel} * pitch]);
     }
   return sum;
 }
@@ -145,7 +141,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kBlocksAtOnce<Tile, kUnit>)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         if (values[i] != values[i] && i < count)
-          values[i] = sum_inside(p, h, w, in, filter + tile_column + i, places[row]);
+          values[i] = sum_inside<Tile>(p, h, w, in, filter + tile_column + i, places[row]);
     }
     if (bias != nullptr) {
 #pragma unroll
@@ -179,22 +175,33 @@ void launch_tiles(CudaStream& stream, const ConvProduct& p, const void* in, cons
          p.columns % 4 == 0 && aligned(epilogue.add, out));
 }
 
+template <typename T>
+void launch_on_tensor_cores(CudaStream& stream, const ConvProduct& p, const void* in, const void* filter,
+                            const ConvEpilogue& epilogue, void* out) {
+  constexpr int kUnit = kPerVector<T>;
+  using Wide = MmaTile<T, 128, 128, 4, 2>;
+  using Narrow = MmaTile<T, 128, 64, 4, 2>;
+  const bool wide = p.columns > 64;
+  if (p.depth % kUnit == 0 && aligned(in))
+    wide ? launch_tiles<Wide, kUnit>(stream, p, in, filter, epilogue, out)
+         : launch_tiles<Narrow, kUnit>(stream, p, in, filter, epilogue, out);
+  else
+    wide ? launch_tiles<Wide, 1>(stream, p, in, filter, epilogue, out)
+         : launch_tiles<Narrow, 1>(stream, p, in, filter, epilogue, out);
+}
+
 }  // namespace
 
-void launch_conv_product(CudaStream& stream, DType type, const ConvProduct& p, const void* in,
+void launch_conv_product(CudaStream& stream, DType type, bool tf32, const ConvProduct& p, const void* in,
                          const void* filter, const ConvEpilogue& epilogue, void* out) {
   TAPER_CHECK(aligned(filter), "a packed filter at {}, which is no multiple of 16 bytes", filter);
-  const bool wide = p.columns > 64, vectors = p.depth % kPerVector<Bf16> == 0 && aligned(in);
-  if (type == DType::f32) {
-    wide ? launch_tiles<FfmaTile<128, 128, 4, 2>, 1>(stream, p, in, filter, epilogue, out)
-         : launch_tiles<FfmaTile<64, 64, 2, 2>, 1>(stream, p, in, filter, epilogue, out);
-  } else if (vectors) {
-    wide ? launch_tiles<MmaTile<128, 128, 4, 2>, 8>(stream, p, in, filter, epilogue, out)
-         : launch_tiles<MmaTile<128, 64, 4, 2>, 8>(stream, p, in, filter, epilogue, out);
-  } else {
-    wide ? launch_tiles<MmaTile<128, 128, 4, 2>, 1>(stream, p, in, filter, epilogue, out)
-         : launch_tiles<MmaTile<128, 64, 4, 2>, 1>(stream, p, in, filter, epilogue, out);
-  }
+  if (type == DType::f32 && !tf32)
+    p.columns > 64 ? launch_tiles<FfmaTile<128, 128, 4, 2>, 1>(stream, p, in, filter, epilogue, out)
+                   : launch_tiles<FfmaTile<64, 64, 2, 2>, 1>(stream, p, in, filter, epilogue, out);
+  else
+    dispatch(type, "convolution", [&](auto zero) {
+      launch_on_tensor_cores<decltype(zero)>(stream, p, in, filter, epilogue, out);
+    });
 }
 
 }  // namespace taper::cuda

@@ -19,7 +19,8 @@ namespace taper {
 class CudaBackend final : public Backend {
  public:
   /// For CUDA device number `device`, known by `name` ("cuda" or "sim").
-  CudaBackend(std::string name, int device) : name_(std::move(name)), device_(device) {}
+  CudaBackend(std::string name, int device, const BackendOptions& options)
+      : name_(std::move(name)), device_(device), options_(options) {}
   std::string name() const override { return name_; }
   std::map<std::string, std::string> versions() const override;
   /// The host's threads have no part in the work: `threads` changes nothing.
@@ -110,8 +111,13 @@ class CudaBackend final : public Backend {
   void sum_of_squares(Stream&, std::span<const Segment>, DType type, const void* x, double* squares) override;
 
  private:
+  /// matmul with products of f32 operands in tf32 or not, whatever the options say.
+  void product(Stream&, const MatmulShape&, DType type, bool tf32, const void* a, const void* b,
+               const MatmulEpilogue&, DType out_type, void* out);
+
   std::string name_;
   int device_;
+  BackendOptions options_;
 };
 
 }  // namespace taper

@@ -44,11 +44,11 @@ void require_kernels() {
 
 std::string cuda_device() { return "cuda"; }
 
-std::unique_ptr<Backend> make_cuda_backend() {
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
   require_gpu();
   TAPER_CUDA(cudaSetDevice(kDevice));
   require_kernels();
-  return std::make_unique<CudaBackend>("cuda", kDevice);
+  return std::make_unique<CudaBackend>("cuda", kDevice, options);
 }
 
 }  // namespace taper

@@ -6,6 +6,8 @@ namespace taper {
 
 std::string cuda_device() { return "sim"; }
 
-std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>("sim", 0); }
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
+  return std::make_unique<CudaBackend>("sim", 0, options);
+}
 
 }  // namespace taper

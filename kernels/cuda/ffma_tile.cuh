@@ -26,7 +26,8 @@ struct FfmaOperandTile {
   static constexpr int kStride = kExtent + 4;
   static constexpr int kElements = kDepth * kStride;
   static_assert(kStride % 32 == 4 && kDepth == 8);
-  __device__ static __forceinline__ int at(int mn, int k) { return k * kStride + mn; }
+  /// Where row (column) mn lies at k.
+  __device__ static __forceinline__ int place(int mn, int k) { return k * kStride + mn; }
 };
 
 /// Loads tiles of a matrix: the plain loader. A thread keeps its place in a line and goes down the lines.
@@ -50,11 +51,11 @@ class FfmaMatrixLoader {
   /// To be called for one step after the other.
   __device__ __forceinline__ void operator()(float* tile, int64_t) {
     if constexpr (kMajor == Major::k)
-      copy<4, 1>(tile + Tile::at(line_, within_));
+      copy<4, 1>(tile + Tile::place(line_, within_));
     else if (vectors_)
-      copy<16, Tile::kStride>(tile + Tile::at(within_, line_));
+      copy<16, Tile::kStride>(tile + Tile::place(within_, line_));
     else
-      copy<4, Tile::kStride>(tile + Tile::at(within_, line_));
+      copy<4, Tile::kStride>(tile + Tile::place(within_, line_));
     next_ += kMajor == Major::k ? kDepth : kDepth * leading_;
     depth_left_ -= kDepth;
   }
@@ -82,12 +83,14 @@ class FfmaMatrixLoader {
   bool vectors_;
 };
 
+/// MmaTile's members, whatever they say of OperandTile said of FfmaOperandTile.
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
 struct FfmaTile {
   using Element = float;
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
   static constexpr int kK = 8, kStages = 4;
   static constexpr int kThreads = kWarp * kWarpsM * kWarpsN;
+  static constexpr int kBlocksAtOnce = kThreads == 128 ? 4 : 1;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   static constexpr int kThreadM = kWarpM / 4, kThreadN = kWarpN / 8;
   using TileA = FfmaOperandTile<kM, kK>;
@@ -100,10 +103,12 @@ struct FfmaTile {
   static_assert(kThreadM % 4 == 0 && kThreadN % 4 == 0);
 
   using Sums = float[kThreadM][kThreadN];
+  template <Major, int kExtent>
+  using Operand = FfmaOperandTile<kExtent, kK>;
   template <Major kMajor, int kExtent>
   using Loader = FfmaMatrixLoader<kMajor, kExtent, kK, kThreads>;
+  __device__ static __forceinline__ float multiplied(float value) { return value; }
 
-  /// As MmaTile::multiply, with tiles as FfmaOperandTile has them, whatever kA and kB.
   template <Major kA, Major kB, typename LoadA, typename LoadB>
   __device__ static __forceinline__ void multiply(Sums& sums, float* shared, int64_t steps, LoadA load_a,
                                                   LoadB load_b) {
@@ -152,10 +157,10 @@ struct FfmaTile {
       Pack<float, 4> a[kThreadM / 4], b[kThreadN / 4];
 #pragma unroll
       for (int i = 0; i < kThreadM / 4; ++i)
-        a[i] = *reinterpret_cast<const Pack<float, 4>*>(a_tile + TileA::at(m + i * 16, k));
+        a[i] = *reinterpret_cast<const Pack<float, 4>*>(a_tile + TileA::place(m + i * 16, k));
 #pragma unroll
       for (int j = 0; j < kThreadN / 4; ++j)
-        b[j] = *reinterpret_cast<const Pack<float, 4>*>(b_tile + TileB::at(n + j * 32, k));
+        b[j] = *reinterpret_cast<const Pack<float, 4>*>(b_tile + TileB::place(n + j * 32, k));
 #pragma unroll
       for (int i = 0; i < kThreadM; ++i)
 #pragma unroll

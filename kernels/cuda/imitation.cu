@@ -78,23 +78,25 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// The loss and dh of both bridges; `hg` as ImitationOutput has it.
-template <typename T>
+template <typename Products>
 void launch_imitation(CudaStream& stream, const ImitationShape& s, const void* t, const void* u,
                       const void* h, const float* hg, void* loss, void* dh) {
+  using T = typename Products::Element;
   const MatmulShape shape{.m = s.rows, .n = s.thin, .k = s.wide};
-  const ProductPlan plan = plan_product<T>(shape);
+  const ProductPlan plan = plan_product<Products>(shape);
   const int64_t elements = s.rows * s.wide, square_blocks = blocks_for(elements, kSquaresPerBlock);
   const int64_t count = plan.epilogue_blocks + square_blocks;
   Tensor terms(stream, DType::f32, {count});
   const auto* teacher = static_cast<const T*>(t);
-  launch_product<Major::k, Major::mn>(stream, shape, plan, teacher, static_cast<const T*>(u),
-                                      ImitationOutput<T>{.h = static_cast<const T*>(h),
-                                                         .hg = hg,
-                                                         .factor = static_cast<float>(2 * s.scale),
-                                                         .dh = static_cast<T*>(dh),
-                                                         .terms = terms.as<float>(),
-                                                         .thin = s.thin,
-                                                         .vectors = s.thin % 4 == 0 && aligned(h, hg, dh)});
+  launch_product<Products, Major::k, Major::mn>(
+      stream, shape, plan, teacher, static_cast<const T*>(u),
+      ImitationOutput<T>{.h = static_cast<const T*>(h),
+                         .hg = hg,
+                         .factor = static_cast<float>(2 * s.scale),
+                         .dh = static_cast<T*>(dh),
+                         .terms = terms.as<float>(),
+                         .thin = s.thin,
+                         .vectors = s.thin % 4 == 0 && aligned(h, hg, dh)});
   launch(squares_kernel<T>, blocks_for(square_blocks, 1), kThreads, 0, stream.handle(), elements, teacher,
          terms.as<float>() + plan.epilogue_blocks, aligned(t));
   launch(loss_kernel, 1, kThreads, 0, stream.handle(), count, terms.as<float>(), s.scale,
@@ -105,8 +107,8 @@ void launch_imitation(CudaStream& stream, const ImitationShape& s, const void* t
 
 void CudaBackend::imitation(Stream& stream, const ImitationShape& shape, DType type, const void* t,
                             const void* u, const void* h, void* loss, void* dh) {
-  dispatch(type, "imitation", [&](auto zero) {
-    launch_imitation<decltype(zero)>(cuda_stream(stream), shape, t, u, h, nullptr, loss, dh);
+  dispatch_products(type, options_.tf32, "imitation", [&](auto products) {
+    launch_imitation<decltype(products)>(cuda_stream(stream), shape, t, u, h, nullptr, loss, dh);
   });
 }
 
@@ -124,16 +126,17 @@ void CudaBackend::imitation_free(Stream& stream, const ImitationShape& shape, DT
       hg(stream, DType::f32, {rows, thin});
   const void* u32 = in_f32(u_copy, wide, u);
   const void* h32 = in_f32(h_copy, rows, h);
-  matmul(stream, {.m = thin, .n = thin, .k = wide, .transpose_a = true}, DType::f32, u32, u32, {}, DType::f32,
-         gram.data());
-  matmul(stream, {.m = rows, .n = thin, .k = thin}, DType::f32, h32, gram.data(), {}, DType::f32, hg.data());
-  dispatch(type, "imitation_free", [&](auto zero) {
-    launch_imitation<decltype(zero)>(cuda_stream(stream), shape, t, u, h, hg.as<float>(), loss, dh);
+  product(stream, {.m = thin, .n = thin, .k = wide, .transpose_a = true}, DType::f32, false, u32, u32, {},
+          DType::f32, gram.data());
+  product(stream, {.m = rows, .n = thin, .k = thin}, DType::f32, false, h32, gram.data(), {}, DType::f32,
+          hg.data());
+  dispatch_products(type, options_.tf32, "imitation_free", [&](auto products) {
+    launch_imitation<decltype(products)>(cuda_stream(stream), shape, t, u, h, hg.as<float>(), loss, dh);
   });
-  matmul(stream, {.m = thin, .n = thin, .k = rows, .transpose_a = true}, type, h, h, {}, DType::f32,
-         hh.data());
-  matmul(stream, {.m = wide, .n = thin, .k = thin}, DType::f32, u32, hh.data(),
-         {.scale = 2 * scale, .accumulate = true}, DType::f32, du);
+  product(stream, {.m = thin, .n = thin, .k = rows, .transpose_a = true}, type, false, h, h, {}, DType::f32,
+          hh.data());
+  product(stream, {.m = wide, .n = thin, .k = thin}, DType::f32, false, u32, hh.data(),
+          {.scale = 2 * scale, .accumulate = true}, DType::f32, du);
   matmul(stream, {.m = wide, .n = thin, .k = rows, .transpose_a = true}, type, t, h,
          {.scale = -2 * scale, .accumulate = true}, DType::f32, du);
 }

@@ -1,4 +1,4 @@
-// Matrix products (kernels/matmul.h): bf16 on tensor cores, f32 in f32.
+// Matrix products (kernels/matmul.h): bf16 and tf32 on tensor cores, f32 in f32.
 
 #include <cmath>
 
@@ -61,10 +61,11 @@ struct MatmulOutput {
   }
 };
 
-template <typename T, typename Out>
+template <typename Products, typename Out>
 void launch_matmul(CudaStream& stream, const MatmulShape& shape, const void* a, const void* b,
                    const MatmulEpilogue& e, void* out) {
-  const ProductPlan plan = plan_product<T>(shape);
+  using T = typename Products::Element;
+  const ProductPlan plan = plan_product<Products>(shape);
   const int64_t stride = shape.batch == 1 ? 0 : shape.stride_out;
   const MatmulOutput<Out> output{
       .scale = static_cast<float>(e.scale),
@@ -80,19 +81,24 @@ void launch_matmul(CudaStream& stream, const MatmulShape& shape, const void* a, 
   const auto* left = static_cast<const T*>(a);
   const auto* right = static_cast<const T*>(b);
   if (shape.transpose_a && shape.transpose_b)
-    launch_product<Major::mn, Major::k>(stream, shape, plan, left, right, output);
+    launch_product<Products, Major::mn, Major::k>(stream, shape, plan, left, right, output);
   else if (shape.transpose_a)
-    launch_product<Major::mn, Major::mn>(stream, shape, plan, left, right, output);
+    launch_product<Products, Major::mn, Major::mn>(stream, shape, plan, left, right, output);
   else if (shape.transpose_b)
-    launch_product<Major::k, Major::k>(stream, shape, plan, left, right, output);
+    launch_product<Products, Major::k, Major::k>(stream, shape, plan, left, right, output);
   else
-    launch_product<Major::k, Major::mn>(stream, shape, plan, left, right, output);
+    launch_product<Products, Major::k, Major::mn>(stream, shape, plan, left, right, output);
 }
 
 }  // namespace
 
 void CudaBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, const void* a, const void* b,
                          const MatmulEpilogue& epilogue, DType out_type, void* out) {
+  product(stream, shape, type, options_.tf32, a, b, epilogue, out_type, out);
+}
+
+void CudaBackend::product(Stream& stream, const MatmulShape& shape, DType type, bool tf32, const void* a,
+                          const void* b, const MatmulEpilogue& epilogue, DType out_type, void* out) {
   TAPER_CHECK(epilogue.activation != Activation::relu && epilogue.activation != Activation::tanh,
               "a product is followed by gelu, gelu_tanh or nothing");
   TAPER_CHECK(!epilogue.accumulate || (epilogue.bias == nullptr && epilogue.activation == Activation::none &&
@@ -100,12 +106,12 @@ void CudaBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, c
               "an accumulating product takes nothing but a scale");
   TAPER_CHECK(out_type == type || out_type == accumulator(type), "a product of {} written as {}",
               taper::name(type), taper::name(out_type));
-  dispatch(type, "matmul", [&](auto zero) {
-    using T = decltype(zero);
+  dispatch_products(type, tf32, "matmul", [&](auto products) {
+    using Products = decltype(products);
     if (out_type == DType::f32)
-      launch_matmul<T, float>(cuda_stream(stream), shape, a, b, epilogue, out);
+      launch_matmul<Products, float>(cuda_stream(stream), shape, a, b, epilogue, out);
     else
-      launch_matmul<T, T>(cuda_stream(stream), shape, a, b, epilogue, out);
+      launch_matmul<Products, typename Products::Element>(cuda_stream(stream), shape, a, b, epilogue, out);
   });
 }
 

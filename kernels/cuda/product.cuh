@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ffma_tile.cuh"
@@ -17,19 +18,36 @@
 
 namespace taper::cuda {
 
-/// The tiles: large where there are enough of them to keep a device busy.
-template <typename T>
-struct ProductTiles;
-template <>
-struct ProductTiles<Bf16> {
-  using Large = MmaTile<128, 128, 2, 4>;
-  using Small = MmaTile<64, 64, 2, 2>;
+/// How a product is made: of which elements, in which tiles; large ones where there are enough of them to
+/// keep a device busy.
+struct Bf16Products {
+  using Element = Bf16;
+  using Large = MmaTile<Bf16, 128, 128, 2, 4>;
+  using Small = MmaTile<Bf16, 64, 64, 2, 2>;
 };
-template <>
-struct ProductTiles<float> {
+struct Tf32Products {
+  using Element = float;
+  using Large = MmaTile<float, 128, 128, 2, 4>;
+  using Small = MmaTile<float, 64, 64, 2, 2>;
+};
+struct F32Products {
+  using Element = float;
   using Large = FfmaTile<128, 128, 4, 2>;
   using Small = FfmaTile<64, 64, 2, 2>;
 };
+
+/// As dispatch(), with one of these; `tf32` is BackendOptions'.
+template <typename Use>
+void dispatch_products(DType type, bool tf32, const char* op, Use&& use) {
+  dispatch(type, op, [&](auto zero) {
+    if constexpr (std::is_same_v<decltype(zero), Bf16>)
+      use(Bf16Products{});
+    else if (tf32)
+      use(Tf32Products{});
+    else
+      use(F32Products{});
+  });
+}
 
 inline constexpr int kCombineThreads = 256;
 
@@ -44,10 +62,10 @@ struct ProductPlan {
 };
 
 /// Failure for a shape without elements or with more tiles than a grid has blocks.
-template <typename T>
+template <typename Products>
 ProductPlan plan_product(const MatmulShape& shape) {
-  using Large = typename ProductTiles<T>::Large;
-  using Small = typename ProductTiles<T>::Small;
+  using Large = typename Products::Large;
+  using Small = typename Products::Small;
   // About what the largest devices run at once.
   constexpr int64_t kEnoughTiles = 96, kEnoughBlocks = 128;
   // A part's first steps wait for memory: a part is much longer.
@@ -109,7 +127,7 @@ struct ProductPlace {
 /// (row, column + count - 1), count <= 4; epilogue.finish(), called by all threads of a block at the end, may
 /// reduce what they gathered.
 template <typename Tile, Major kA, Major kB, typename Epilogue>
-__global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksAtOnce)
     product_kernel(Product<typename Tile::Element> p, Epilogue epilogue) {
   using T = typename Tile::Element;
   T* shared = dynamic_shared<T>();
@@ -164,12 +182,14 @@ __global__ void __launch_bounds__(kCombineThreads)
   epilogue.finish();
 }
 
-/// Starts the product's kernels. `plan` is plan_product<T>(shape).
-template <Major kA, Major kB, typename T, typename Epilogue>
-void launch_product(CudaStream& stream, const MatmulShape& shape, const ProductPlan& plan, const T* a,
-                    const T* b, const Epilogue& epilogue) {
-  using Large = typename ProductTiles<T>::Large;
-  using Small = typename ProductTiles<T>::Small;
+/// Starts the product's kernels. `plan` is plan_product<Products>(shape).
+template <typename Products, Major kA, Major kB, typename Epilogue>
+void launch_product(CudaStream& stream, const MatmulShape& shape, const ProductPlan& plan,
+                    const typename Products::Element* a, const typename Products::Element* b,
+                    const Epilogue& epilogue) {
+  using T = typename Products::Element;
+  using Large = typename Products::Large;
+  using Small = typename Products::Small;
   auto whole = [](const T* from, int64_t line, int64_t stride) {
     return aligned(from) && line % kPerVector<T> == 0 && stride % kPerVector<T> == 0;
   };

@@ -7,7 +7,7 @@ namespace taper {
 
 std::string cuda_device() { return ""; }
 
-std::unique_ptr<Backend> make_cuda_backend() {
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions&) {
   throw UserError(
       "this build has no CUDA kernels; use the device cpu, or make one with --preset cuda or "
       "-DTAPER_SIMT=ON");

@@ -14,7 +14,7 @@ using namespace cuda;
 
 namespace {
 
-using Tile = MmaTile<64, 64, 2, 2>;
+using Tile = MmaTile<Bf16, 64, 64, 2, 2>;
 
 __global__ void __launch_bounds__(Tile::kThreads, 512 / Tile::kThreads)
     pipelined_kernel(int64_t m, int64_t n, int64_t k, int64_t column_blocks, const Bf16* a, const Bf16* b,
