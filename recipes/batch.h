@@ -25,6 +25,9 @@ class Batch {
   /// however the batch is cut.
   virtual ShardInput upload(Tape& tape, int64_t begin, int64_t end) const = 0;
 
+  /// What speed is counted in: images, or tokens.
+  virtual int64_t items() const { return count; }
+
   int64_t count = 0;    ///< samples; 0 is possible where all were left out
   int64_t skipped = 0;  ///< samples left out because they could not be read
 };

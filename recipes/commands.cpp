@@ -77,31 +77,37 @@ void train_command(const TrainArguments& arguments) {
 void evaluate_command(const std::filesystem::path& directory, const std::string& device, bool json) {
   OpenRun run(directory, device);
   run.load("");
+  const Measures& measures = measures_of(run.configuration);
+  std::vector<std::string> columns{"network"};
+  for (const Metric& metric : measures.metrics) columns.push_back(metric.column());
+  columns.insert(columns.end(), {"loss", "parameters", "MFLOPs", measures.item + "s/s"});
+  Table table(columns);
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const std::string& name : run.models.names()) {
-    Accuracy accuracy = evaluate(run.engine, *run.data, run.models[name]);
+    Evaluation evaluation = evaluate(run.engine, *run.data, run.models[name], measures);
     Cost cost = total(run.models.costs(name));
-    rows.push_back({{"network", name},
-                    {"top1", accuracy.top1},
-                    {"top5", accuracy.top5},
-                    {"loss", accuracy.loss},
-                    {"parameters", cost.parameters},
-                    {"flops", cost.flops},
-                    {"images_per_s", accuracy.images_per_s},
-                    {"samples", accuracy.samples},
-                    {"skipped", accuracy.skipped}});
+    nlohmann::ordered_json row{{"network", name}};
+    std::vector<std::string> cells{name};
+    for (size_t i = 0; i < measures.metrics.size(); ++i) {
+      row[measures.metrics[i].key] = evaluation.metrics[i];
+      cells.push_back(measures.metrics[i].cell(evaluation.metrics[i]));
+    }
+    row.update({{"loss", evaluation.loss},
+                {"parameters", cost.parameters},
+                {"flops", cost.flops},
+                {measures.rate(), evaluation.items_per_s},
+                {"samples", evaluation.samples},
+                {"skipped", evaluation.skipped}});
+    rows.push_back(row);
+    cells.insert(cells.end(), {fmt::format("{:.4f}", evaluation.loss), grouped(cost.parameters),
+                               fmt::format("{:.2f}", 1e-6 * static_cast<double>(cost.flops)),
+                               fmt::format("{:.0f}", evaluation.items_per_s)});
+    table.add(cells);
   }
   if (json) {
     fmt::print("{}\n", rows.dump(2));
     return;
   }
-  Table table({"network", "top-1 %", "top-5 %", "loss", "parameters", "MFLOPs", "images/s"});
-  for (const auto& row : rows)
-    table.add({row["network"].get<std::string>(), fmt::format("{:.2f}", 100 * row["top1"].get<double>()),
-               fmt::format("{:.2f}", 100 * row["top5"].get<double>()),
-               fmt::format("{:.4f}", row["loss"].get<double>()), grouped(row["parameters"].get<int64_t>()),
-               fmt::format("{:.2f}", 1e-6 * row["flops"].get<double>()),
-               fmt::format("{:.0f}", row["images_per_s"].get<double>())});
   fmt::print("{}", table.text());
 }
 

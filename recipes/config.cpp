@@ -226,7 +226,7 @@ void apply_override(Reader& reader, const std::string& setting) {
 
 void fill_in(Configuration& configuration, std::string_view file) {
   if (configuration.name.empty()) configuration.name = std::filesystem::path(file).stem().string();
-  if (configuration.network.width == 0)
+  if (configuration.network.width == 0 && configuration.network.kind != "bert")
     configuration.network.width = configuration.network.style == "imagenet" ? 64 : 16;
 }
 

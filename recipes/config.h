@@ -11,7 +11,8 @@
 
 namespace taper {
 
-/// Where images come from and how they become numbers: (pixel / 255 - mean) / std, per channel.
+/// Where images come from and how they become numbers, (pixel / 255 - mean) / std, per channel; or where text
+/// comes from and how it becomes sequences with masked tokens.
 struct DataOptions {
   std::string format = "idx";
   std::string path;
@@ -23,11 +24,19 @@ struct DataOptions {
   std::vector<double> std;
   int64_t threads = 1;
   std::string on_error = "stop";
+  std::string vocabulary;
+  bool cased = false;
+  int64_t sequence_length = 128;
+  double test_share = 0.01;
+  double mask_probability = 0.15;
+  bool whole_word_masking = false;
+  std::string cache = ".cache/tokens";
   bool operator==(const DataOptions&) const = default;
 };
 
-/// The thin network. Exactly one of `depth` (the literature's layer count) and `depths` (blocks in each
-/// ResNet stage) is set; `width` is never 0 once read.
+/// The thin network. Of a ResNet, exactly one of `depth` (the literature's layer count) and `depths` (blocks
+/// in each ResNet stage) is set, and `width` is never 0 once read. A BERT's keys are those of transformers'
+/// BertConfig.
 struct NetworkOptions {
   std::string kind = "resnet";
   std::string style = "imagenet";
@@ -38,6 +47,18 @@ struct NetworkOptions {
   std::string activation = "relu";
   int64_t classes = 0;
   bool zero_init_residual = false;
+  int64_t hidden_size = 768;
+  int64_t num_hidden_layers = 12;
+  int64_t num_attention_heads = 12;
+  int64_t intermediate_size = 3072;
+  int64_t max_position_embeddings = 512;
+  int64_t type_vocab_size = 2;
+  int64_t vocab_size = 0;
+  std::string hidden_act = "gelu";
+  double hidden_dropout_prob = 0.1;
+  double attention_probs_dropout_prob = 0.1;
+  double layer_norm_eps = 1e-12;
+  double initializer_range = 0.02;
   bool operator==(const NetworkOptions&) const = default;
 };
 

@@ -103,13 +103,29 @@ void check_stage(const Configuration& c, const std::string& name, const Place& p
                       stage.milestones[i], stage.milestones[i - 1]);
     }
   }
+  if (c.data.format == "text" && stage.augmentation != AugmentationOptions{}) {
+    throw UserError("{}: {}.augmentation is for images; text has none", where("augmentation"), name);
+  }
   if (stage.nesterov && stage.momentum == 0)
     throw UserError("{}: {}.nesterov needs momentum above 0", where("nesterov"), name);
 }
 
 void check_data(const DataOptions& data, const Place& place) {
   if (data.path.empty())
-    throw UserError("{}: data.path is not set; name the folder with the images", place("data.path"));
+    throw UserError("{}: data.path is not set; name the folder with the images or the text",
+                    place("data.path"));
+  const bool text = data.format == "text";
+  if (data.on_error == (text ? "skip" : "replace")) {
+    throw UserError("{}: data.on_error is \"{}\", which is for {}; use \"stop\" or \"{}\"",
+                    place("data.on_error"), data.on_error, text ? "images" : "text",
+                    text ? "replace" : "skip");
+  }
+  if (text && data.vocabulary.empty()) {
+    throw UserError("{}: data.vocabulary is not set; name a vocab.txt ('taper tokenizer train' makes one)",
+                    place("data.vocabulary"));
+  }
+  if (text && data.cache.empty())
+    throw UserError("{}: data.cache is empty; name a folder", place("data.cache"));
   if (data.channels != 0 && data.channels != 1 && data.channels != 3) {
     throw UserError("{}: data.channels is {}, expected 0 (as stored), 1 (grey) or 3 (RGB)",
                     place("data.channels"), data.channels);
@@ -131,8 +147,55 @@ void check_data(const DataOptions& data, const Place& place) {
   }
 }
 
+void check_bert(const Configuration& c, const Place& place) {
+  const NetworkOptions& network = c.network;
+  for (const char* key : {"depth", "depths", "width"}) {
+    if (key == std::string("depth")    ? network.depth == 0
+        : key == std::string("depths") ? network.depths.empty()
+                                       : network.width == 0)
+      continue;
+    const std::string full = fmt::format("network.{}", key);
+    throw UserError("{}: {} is a ResNet's; a BERT has num_hidden_layers and hidden_size", place(full), full);
+  }
+  if (network.hidden_size % network.num_attention_heads != 0) {
+    throw UserError("{}: network.hidden_size is {}, which {} heads cannot share evenly",
+                    place("network.hidden_size"), network.hidden_size, network.num_attention_heads);
+  }
+  if (c.data.sequence_length > network.max_position_embeddings) {
+    throw UserError(
+        "{}: data.sequence_length is {}, but network.max_position_embeddings only {}; lower the "
+        "one or raise the other",
+        place("data.sequence_length"), c.data.sequence_length, network.max_position_embeddings);
+  }
+  if (c.widen.kind == "full" && c.imitate.bridges == "free" && c.runs("imitate")) {
+    throw UserError(
+        "{}: imitate.bridges = \"free\" cannot be merged exactly into a BERT, whose shortcuts carry "
+        "a layer's input past every matrix that could take the bridge in; use \"tied\"",
+        place("imitate.bridges"));
+  }
+  if (!(c.runs("wide") || c.runs("imitate") || c.runs("match"))) return;
+  for (const auto& [key, width] :
+       {std::pair<const char*, int64_t>{"hidden_size", c.widen.kind == "full" ? network.hidden_size : 0},
+        {"num_attention_heads", network.num_attention_heads},
+        {"intermediate_size", network.intermediate_size}}) {
+    const double wide = static_cast<double>(width) * c.widen.factor;
+    if (wide == std::floor(wide)) continue;
+    throw UserError(
+        "{}: network.{} is {}, and widen.factor {} makes {} of it: not a whole number; choose a "
+        "factor that divides evenly",
+        place("widen.factor"), key, width, c.widen.factor, wide);
+  }
+}
+
 void check_network(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
+  const bool bert = network.kind == "bert", text = c.data.format == "text";
+  if (bert != text) {
+    throw UserError("{}: network.kind is \"{}\", which does not read data.format = \"{}\"; {}",
+                    place(bert ? "network.kind" : "data.format"), network.kind, c.data.format,
+                    bert ? "a BERT reads \"text\"" : "text is for network.kind = \"bert\"");
+  }
+  if (bert) return check_bert(c, place);
   if ((network.depth == 0) == network.depths.empty()) {
     throw UserError("{}: {}; set exactly one of them", place("network.depth"),
                     network.depth == 0 ? "neither network.depth nor network.depths is set"

@@ -14,7 +14,7 @@ const Limits kFraction = {.least = 0, .most = 1, .most_excluded = true};
 
 Section augmentation(AugmentationOptions& options) {
   return {"augmentation",
-          "What is done to a training image; evaluation never crops at random or flips.",
+          "What is done to a training image; evaluation never crops at random or flips. Text has none.",
           {{"crop",
             &options.crop,
             "`pad`: pad, then crop back at random; `random_resized`: torchvision's RandomResizedCrop.",
@@ -26,10 +26,13 @@ Section augmentation(AugmentationOptions& options) {
 
 std::vector<Field> stage_fields(StageOptions& options) {
   return {
-      {"epochs", &options.epochs, "Length in passes over the training images; 0: `steps` says it.",
+      {"epochs", &options.epochs, "Length in passes over the training data; 0: `steps` says it.",
        kNotNegative},
       {"steps", &options.steps, "Length in steps; 0: `epochs` says it.", kNotNegative},
-      {"batch_size", &options.batch_size, "Images in one step, over all shards.", {1, 1 << 20}},
+      {"batch_size",
+       &options.batch_size,
+       "Images, or sequences, in one step, over all shards.",
+       {1, 1 << 20}},
       {"optimizer",
        &options.optimizer,
        "`adamw` and `lamb` use betas and eps; `sgd` momentum and nesterov.",
@@ -82,15 +85,20 @@ Section stage(std::string key, std::string meaning, StageOptions& options, std::
 Section data(DataOptions& options) {
   return {
       "data",
-      "The images. Paths are relative to the working directory.",
+      "The images, or the text to pre-train on. Paths are relative to the working directory.",
       {{"format",
         &options.format,
-        "`idx` as MNIST's, CIFAR's binary files, or a folder per class.",
+        "Images: `idx` as MNIST's, CIFAR's binary files, or a folder per class. `text`: masked words to "
+        "guess.",
         {},
-        {"idx", "cifar10", "cifar100", "folder"}},
-       {"path", &options.path, "The folder that holds the files (for `folder`: `train/` and `val/`)."},
-       {"train_limit", &options.train_limit, "Use only so many training images; 0: all.", kNotNegative},
-       {"test_limit", &options.test_limit, "Use only so many test images; 0: all.", kNotNegative},
+        {"idx", "cifar10", "cifar100", "folder", "text"}},
+       {"path", &options.path,
+        "The folder that holds the files (for `folder`: `train/` and `val/`); for `text` a file, or a folder "
+        "with `.txt` files at any depth."},
+       {"train_limit", &options.train_limit, "Use only so many training images or sequences; 0: all.",
+        kNotNegative},
+       {"test_limit", &options.test_limit, "Use only so many test images or sequences; 0: all.",
+        kNotNegative},
        {"channels", &options.channels, "1 (grey) or 3 (RGB); 0: as stored.", {0, 3}},
        {"image_size", &options.image_size, "Height and width fed to the network; 0: as stored.", {0, 4096}},
        {"mean", &options.mean, "Subtracted per channel, for pixels in 0..1; empty: nothing."},
@@ -101,36 +109,76 @@ Section data(DataOptions& options) {
         {1, 1024}},
        {"on_error",
         &options.on_error,
-        "What a file that cannot be decoded does; skipped ones are counted.",
+        "What an image that cannot be decoded does (`stop`, `skip`: skipped ones are counted), or text that "
+        "is "
+        "not UTF-8 (`stop`, `replace`: by U+FFFD).",
         {},
-        {"stop", "skip"}}}};
+        {"stop", "skip", "replace"}},
+       {"vocabulary", &options.vocabulary, "Of text: the WordPiece vocabulary, a `vocab.txt`."},
+       {"cased", &options.cased, "Keep upper case and accents of text: the vocabulary has them."},
+       {"sequence_length",
+        &options.sequence_length,
+        "Tokens of a sequence, with [CLS] and [SEP].",
+        {8, 4096}},
+       {"test_share",
+        &options.test_share,
+        "Share of the text's sequences that is held out as the test split.",
+        {.least = 0, .most = 0.5, .least_excluded = true}},
+       {"mask_probability",
+        &options.mask_probability,
+        "Share of a sequence's tokens to be guessed; 80 % of them become [MASK], 10 % any token.",
+        {.least = 0, .most = 0.9, .least_excluded = true}},
+       {"whole_word_masking", &options.whole_word_masking, "Mask all tokens of a word, or none."},
+       {"cache", &options.cache, "The folder in which tokenised text is kept."}}};
 }
 
 Section network(NetworkOptions& options) {
-  return {"network",
-          "The thin network: what comes out in the end.",
-          {{"kind", &options.kind, "`plain` is the same network without shortcuts.", {}, {"resnet", "plain"}},
-           {"style",
-            &options.style,
-            "`imagenet`: 7x7 stem and pooling, 4 stages; `cifar`: 3x3 stem, 3 stages.",
-            {},
-            {"imagenet", "cifar"}},
-           {"block", &options.block, "Kind of block.", {}, {"basic", "bottleneck"}},
-           {"depth",
-            &options.depth,
-            "The literature's layer count: 18, 34, 50, 101, 152; CIFAR 6n+2 (basic), 9n+2 (bottleneck). 0: "
-            "`depths` "
-            "says it.",
-            {0, 10000}},
-           {"depths", &options.depths, "Blocks in each ResNet stage; empty: `depth` says it.", {1, 10000}},
-           {"width",
-            &options.width,
-            "Channels of the first ResNet stage; 0: the style's own, 64 or 16.",
-            {0, 1 << 16}},
-           {"activation", &options.activation, "Activation function.", {}, {"relu", "tanh"}},
-           {"classes", &options.classes, "Number of classes; 0: as the data has.", {0, 1 << 20}},
-           {"zero_init_residual", &options.zero_init_residual,
-            "Start each block's last normalisation scale at 0 (Goyal et al. 2017)."}}};
+  return {
+      "network",
+      "The thin network: what comes out in the end.",
+      {{"kind", &options.kind, "`plain` is a ResNet without shortcuts.", {}, {"resnet", "plain", "bert"}},
+       {"style",
+        &options.style,
+        "`imagenet`: 7x7 stem and pooling, 4 stages; `cifar`: 3x3 stem, 3 stages.",
+        {},
+        {"imagenet", "cifar"}},
+       {"block", &options.block, "Kind of block.", {}, {"basic", "bottleneck"}},
+       {"depth",
+        &options.depth,
+        "The literature's layer count: 18, 34, 50, 101, 152; CIFAR 6n+2 (basic), 9n+2 (bottleneck). 0: "
+        "`depths` "
+        "says it.",
+        {0, 10000}},
+       {"depths", &options.depths, "Blocks in each ResNet stage; empty: `depth` says it.", {1, 10000}},
+       {"width",
+        &options.width,
+        "Channels of the first ResNet stage; 0: the style's own, 64 or 16.",
+        {0, 1 << 16}},
+       {"activation", &options.activation, "Activation function.", {}, {"relu", "tanh"}},
+       {"classes", &options.classes, "Number of classes; 0: as the data has.", {0, 1 << 20}},
+       {"zero_init_residual", &options.zero_init_residual,
+        "Start each block's last normalisation scale at 0 (Goyal et al. 2017)."},
+       {"hidden_size", &options.hidden_size, "BERT: features of a token.", {1, 1 << 16}},
+       {"num_hidden_layers", &options.num_hidden_layers, "BERT: encoder layers.", {1, 10000}},
+       {"num_attention_heads",
+        &options.num_attention_heads,
+        "BERT: heads, which share `hidden_size`.",
+        {1, 4096}},
+       {"intermediate_size",
+        &options.intermediate_size,
+        "BERT: width of the feed-forward layers.",
+        {1, 1 << 20}},
+       {"max_position_embeddings", &options.max_position_embeddings, "BERT: longest sequence.", {1, 1 << 20}},
+       {"type_vocab_size", &options.type_vocab_size, "BERT: kinds of segments.", {1, 1024}},
+       {"vocab_size", &options.vocab_size, "BERT: tokens; 0: as the vocabulary has.", {0, 1 << 24}},
+       {"hidden_act", &options.hidden_act, "BERT: `gelu_new` is GELU by its tanh.", {}, {"gelu", "gelu_new"}},
+       {"hidden_dropout_prob", &options.hidden_dropout_prob,
+        "BERT: dropout of embeddings and layers' outputs.", kFraction},
+       {"attention_probs_dropout_prob", &options.attention_probs_dropout_prob,
+        "BERT: dropout of attention probabilities.", kFraction},
+       {"layer_norm_eps", &options.layer_norm_eps, "BERT: added to variances.", kPositive},
+       {"initializer_range", &options.initializer_range, "BERT: standard deviation of initial weights.",
+        kPositive}}};
 }
 
 }  // namespace
@@ -186,7 +234,8 @@ Section describe(Configuration& c) {
        "How the thin network is widened.",
        {{"kind",
          &c.widen.kind,
-         "`inner`: only inside each block; `full`: every width.",
+         "`inner`: only inside each block (of BERT: heads, of unchanged size, and `intermediate_size`); "
+         "`full`: every width.",
          {},
          {"inner", "full"}},
         {"factor", &c.widen.factor, "Wide over thin channels; must give whole numbers.", {1, 1024}}}});
@@ -209,7 +258,8 @@ Section describe(Configuration& c) {
         {"sequential", "teacher"}},
        {"unit",
         &c.imitate.unit,
-        "What is imitated at a time: a block, or a whole ResNet stage.",
+        "What is imitated at a time: a block (of BERT: an encoder layer), or a whole ResNet stage (all of "
+        "them).",
         {},
         {"block", "stage"}},
        {"order",
@@ -223,13 +273,16 @@ Section describe(Configuration& c) {
         "Linear maps between widths under `widen.kind = \"full\"`.",
         {},
         {"tied", "free"}},
-       {"bridge_samples", &c.imitate.bridge_samples, "Images from which tied bridges are computed.",
+       {"bridge_samples", &c.imitate.bridge_samples,
+        "Images or sequences from which tied bridges are computed, and on which imitation errors are "
+        "measured.",
         kFromOne},
        {"statistics_batches", &c.imitate.statistics_batches,
         "Batches from which batch-norm statistics are estimated anew afterwards; 0: not.", kNotNegative}}));
   top.sections.push_back(
-      stage("match", "The thin network learns the wide one's class probabilities (KL).", c.match,
-            {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}}));
+      stage("match",
+            "The thin network learns the wide one's class probabilities (KL), of text at the masked tokens.",
+            c.match, {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}}));
   top.sections.push_back(stage("finetune", "Stage 3: the thin network learns the labels.", c.finetune,
                                {label_smoothing(c.finetune)}));
   top.sections.push_back(

@@ -100,7 +100,8 @@ std::string configuration_reference() {
       "Every key can be overridden with `--set key=value`, for example `--set wide.epochs=2`. Exactly one "
       "of\n"
       "`epochs` and `steps` is set for every stage that trains, and exactly one of `network.depth` and\n"
-      "`network.depths`. The run directory holds the configuration as resolved, with every key explicit.\n";
+      "`network.depths` of a ResNet. The run directory holds the configuration as resolved, with every key "
+      "explicit.\n";
   document(describe(defaults), "", out);
   return out;
 }

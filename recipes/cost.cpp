@@ -10,24 +10,37 @@
 #include "recipes/imitation_plan.h"
 #include "recipes/run.h"
 #include "recipes/step.h"
+#include "recipes/text/text_batch.h"
 #include "runtime/error.h"
 
 namespace taper {
 
 DataFacts facts_without_data(const Configuration& c, std::string& source) {
-  if (std::filesystem::exists(c.data.path)) {
+  const bool text = c.data.format == "text", there = std::filesystem::exists(c.data.path);
+  if (there && (!text || std::filesystem::exists(c.data.vocabulary))) {
     source = "the data in " + c.data.path;
     DataFacts data = open_data(c)->facts();
     if (c.network.classes > 0) data.classes = c.network.classes;
     return data;
   }
+  const std::string& missing = there ? c.data.vocabulary : c.data.path;
+  source = "the configuration; " + missing + " is not there";
+  if (text) {
+    if (c.network.vocab_size == 0 || c.data.train_limit == 0)
+      throw UserError(
+          "{} is not there, so data.train_limit and network.vocab_size must say how many sequences there are "
+          "and of how many different tokens; set them, or put the text there",
+          missing);
+    return {.extent = {1, c.data.sequence_length},
+            .vocabulary = c.network.vocab_size,
+            .train = c.data.train_limit};
+  }
   if (c.data.image_size == 0 || c.network.classes == 0 || c.data.train_limit == 0)
     throw UserError(
         "{} is not there, so data.image_size, data.train_limit and network.classes must say what its images "
         "are; set them, or put the data there",
-        c.data.path);
+        missing);
   int64_t channels = c.data.channels > 0 ? c.data.channels : c.data.format == "idx" ? 1 : 3;
-  source = "the configuration; " + c.data.path + " is not there";
   return {.extent = {c.data.image_size, c.data.image_size},
           .channels = channels,
           .classes = c.network.classes,
@@ -78,33 +91,63 @@ StageCost stage_cost(const Configuration& c, const std::string& name, const Data
   return result;
 }
 
+namespace {
+
+// As many samples of noise.
+std::unique_ptr<Batch> noise(const DataFacts& data, int64_t count) {
+  Draws draws(0, 0, 0);
+  if (data.vocabulary > 0) {
+    auto batch = std::make_unique<TextBatch>();
+    std::vector<int32_t> words(static_cast<size_t>(data.extent.width)), types(words.size(), 0), masked,
+        labels;
+    for (int32_t i = 3; i < data.extent.width; i += 7) {  // about 15 %
+      masked.push_back(i);
+      labels.push_back(0);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      for (int32_t& word : words)
+        word = static_cast<int32_t>(draws.below(static_cast<uint32_t>(data.vocabulary)));
+      batch->add(i, words, types, masked, labels);
+    }
+    return batch;
+  }
+  auto batch = std::make_unique<ImageBatch>();
+  batch->image_size = data.extent.height;
+  batch->channels = data.channels;
+  batch->count = count;
+  batch->labels.assign(static_cast<size_t>(count), 0);
+  batch->images.resize(static_cast<size_t>(count * data.extent.height * data.extent.width * data.channels));
+  for (float& value : batch->images) value = draws.uniform();
+  return batch;
+}
+
+// Of a shard: enough to keep a worker busy for a moment. A token is worth many pixels.
+int64_t samples_of_noise(const DataFacts& data) {
+  const int64_t most = int64_t{1} << (data.vocabulary > 0 ? 10 : 18);
+  return std::clamp<int64_t>(most / (data.extent.height * data.extent.width), 2, 32);
+}
+
+}  // namespace
+
 TimedStep::TimedStep(const DataFacts& data, Engine& engine, Models& models)
     : data_(data),
       engine_(engine),
       model_(models.make("thin", false)),
-      each_(std::clamp<int64_t>((int64_t{1} << 18) / (data.extent.height * data.extent.width), 2, 32)),
+      each_(samples_of_noise(data)),
       shard_flops_(3 * static_cast<double>(total(models.costs("thin")).flops) * static_cast<double>(each_)) {}
 
 double TimedStep::seconds(int64_t shards) const {
-  ImageBatch batch;
-  batch.image_size = data_.extent.height;
-  batch.channels = data_.channels;
-  batch.count = each_ * shards;
-  batch.labels.assign(static_cast<size_t>(batch.count), 0);
-  batch.images.resize(
-      static_cast<size_t>(batch.count * data_.extent.height * data_.extent.width * data_.channels));
-  Draws draws(0, 0, 0);
-  for (float& value : batch.images) value = draws.uniform();
+  const std::unique_ptr<Batch> batch = noise(data_, each_ * shards);
   StepContext where{*engine_.team, *model_.network, engine_.type, shards};
   Optimizer optimizer(*engine_.team, model_.network->store(), {});
   Objective objective = [&](Tape& tape, const ShardInput& input) {
     return ShardLoss{cross_entropy(tape, model_.network->forward(tape, input.input), input.labels, 0),
-                     input.count};
+                     input.labels.size()};
   };
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 3; ++i) {
     auto begin = std::chrono::steady_clock::now();
-    train_step(where, batch, objective, optimizer, 1e-3);
+    train_step(where, *batch, objective, optimizer, 1e-3);
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     if (i > 0) best = std::min(best, seconds);
   }

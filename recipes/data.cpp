@@ -1,6 +1,7 @@
 #include "recipes/data.h"
 
 #include "recipes/images.h"
+#include "recipes/masked_text.h"
 #include "runtime/error.h"
 
 namespace taper {
@@ -14,6 +15,7 @@ int64_t Data::steps_per_epoch(const StageOptions& stage, const std::string& name
 }
 
 std::unique_ptr<Data> open_data(const Configuration& configuration) {
+  if (configuration.data.format == "text") return std::make_unique<MaskedText>(configuration);
   return std::make_unique<Images>(configuration);
 }
 

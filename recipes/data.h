@@ -14,9 +14,10 @@ namespace taper {
 
 /// What networks and costs have to know of the data.
 struct DataFacts {
-  Extent extent;                ///< of a sample
-  int64_t channels, classes;    ///< of images
-  int64_t train = 0, test = 0;  ///< samples
+  Extent extent{};                    ///< of a sample
+  int64_t channels = 0, classes = 0;  ///< of images
+  int64_t vocabulary = 0;             ///< of text: different tokens
+  int64_t train = 0, test = 0;        ///< samples
 };
 
 class Data {
@@ -31,6 +32,7 @@ class Data {
   virtual std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first,
                                                  int64_t end) const = 0;
   /// The first `limit` (0: all) samples of a split once each, as evaluation sees them: the same every time.
+  /// The last batch may hold a few more than `limit`.
   virtual std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size,
                                                  int64_t limit = 0) const = 0;
 

@@ -4,6 +4,7 @@
 
 #include "recipes/commands.h"
 #include "recipes/cost.h"
+#include "recipes/measures.h"
 #include "recipes/progress.h"
 #include "recipes/table.h"
 
@@ -22,11 +23,20 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
 
   nlohmann::ordered_json out;
   out["name"] = c.name;
-  out["images"] = {{"train", data.train},
-                   {"size", data.extent.height},
-                   {"channels", data.channels},
-                   {"classes", data.classes}};
-  Table networks({"network", "parameters", "GFLOPs/image", "blocks"});
+  std::string content;
+  if (data.vocabulary > 0) {
+    out["text"] = {{"train", data.train}, {"tokens", data.extent.width}, {"vocabulary", data.vocabulary}};
+    content = fmt::format("{} training sequences of {} tokens, {} different ones", grouped(data.train),
+                          data.extent.width, grouped(data.vocabulary));
+  } else {
+    out["images"] = {{"train", data.train},
+                     {"size", data.extent.height},
+                     {"channels", data.channels},
+                     {"classes", data.classes}};
+    content = fmt::format("{} training images of {} x {} x {}, {} classes", grouped(data.train),
+                          data.extent.height, data.extent.width, data.channels, data.classes);
+  }
+  Table networks({"network", "parameters", "GFLOPs/" + measures_of(c).sample, "blocks"});
   for (const char* name : {"thin", "wide"}) {
     if (!widens && name == std::string("wide")) continue;
     auto parts = models.costs(name);
@@ -65,9 +75,7 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
     fmt::print("{}\n", out.dump(2));
     return;
   }
-  fmt::print("{}\n{} training images of {} x {} x {}, {} classes (from {})\n\n{}\n{}\n", c.name,
-             grouped(data.train), data.extent.height, data.extent.width, data.channels, data.classes, source,
-             networks.text(), stages.text());
+  fmt::print("{}\n{} (from {})\n\n{}\n{}\n", c.name, content, source, networks.text(), stages.text());
   fmt::print(
       "In all {} at {:.1f} GFLOP/s, which one training step of the thin network reached here just now\n({}, "
       "{} workers). Evaluations are not counted.\n",

@@ -1,23 +1,24 @@
 #pragma once
-// Accuracy of a network on samples it was not trained on.
+// How good a network is on samples it was not trained on.
 
 #include <cstdint>
 
 #include "recipes/data.h"
+#include "recipes/measures.h"
 #include "recipes/models.h"
 
 namespace taper {
 
-struct Accuracy {
-  double loss = 0;            ///< cross-entropy, mean over samples
-  double top1 = 0, top5 = 0;  ///< fractions
+struct Evaluation {
+  double loss = 0;                   ///< cross-entropy, mean over labels
+  std::vector<double> metrics = {};  ///< as Measures lists them
   int64_t samples = 0, skipped = 0;
-  double images_per_s = 0;
+  double items_per_s = 0;
 };
 
 /// Every sample of the test split once, in evaluation mode, in portions of a fixed size: any number of
 /// workers gives the same numbers.
-Accuracy evaluate(Engine& engine, const Data& data, const Model& model);
+Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const Measures& measures);
 
 /// Calls task(stream, batch, index) for the next `count` batches, on the workers.
 void for_each_batch(Team& team, Batches& batches, int64_t count,

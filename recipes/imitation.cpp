@@ -186,7 +186,8 @@ void Imitation::copy_stem() {
   });
 }
 
-// Times the last lift, where the widths differ.
+// Times the last lift, where the widths differ. What then still has another shape, as BERT's head whose own
+// layers are as wide as what they read, stays as initialised: no map of the wide one is exact.
 void Imitation::copy_head() {
   std::vector<Parameter*> readers = thin_.network->head_readers();
   const Parameter* lift = thin_.bridged->lift(targets_.back().boundary);
@@ -196,7 +197,7 @@ void Imitation::copy_head() {
       std::vector<double> values = host_values(stream, *wide_.network->store().find(p.name));
       if (lift != nullptr && std::find(readers.begin(), readers.end(), &p) != readers.end())
         values = multiply(values, host_values(stream, *lift), lift->shape[0]);
-      set_values(stream, p, values);
+      if (std::ssize(values) == p.size) set_values(stream, p, values);
     }
   });
 }

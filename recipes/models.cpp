@@ -1,6 +1,7 @@
 #include "recipes/models.h"
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "layers/resnet.h"
@@ -23,9 +24,34 @@ Engine::Engine(const Configuration& configuration, const std::string& device) : 
                                 static_cast<int>(configuration.threads_per_shard));
 }
 
+BertSpec bert_spec(const Configuration& configuration, const DataFacts& data, bool widened) {
+  const NetworkOptions& options = configuration.network;
+  BertSpec spec{.vocabulary = options.vocab_size != 0 ? options.vocab_size : data.vocabulary,
+                .positions = options.max_position_embeddings,
+                .types = options.type_vocab_size,
+                .hidden = options.hidden_size,
+                .layers = options.num_hidden_layers,
+                .heads = options.num_attention_heads,
+                .intermediate = options.intermediate_size,
+                .activation = options.hidden_act == "gelu_new" ? Activation::gelu_tanh : Activation::gelu,
+                .eps = options.layer_norm_eps,
+                .dropout = options.hidden_dropout_prob,
+                .attention_dropout = options.attention_probs_dropout_prob};
+  if (!widened) return spec;
+  const double factor = configuration.widen.factor;
+  if (configuration.widen.kind == "inner") {
+    spec.inner = factor;
+    return spec;
+  }
+  for (int64_t* width : {&spec.hidden, &spec.heads, &spec.intermediate})
+    *width = std::llround(static_cast<double>(*width) * factor);  // whole: check_configuration
+  return spec;
+}
+
 std::unique_ptr<Network> make_network(const Configuration& configuration, const DataFacts& data,
                                       bool widened) {
   const NetworkOptions& options = configuration.network;
+  if (options.kind == "bert") return make_bert(bert_spec(configuration, data, widened));
   ResNetSpec spec;
   spec.style = options.style == "cifar" ? ResNetSpec::Style::cifar : ResNetSpec::Style::imagenet;
   spec.block = options.block == "basic" ? ResNetSpec::BlockKind::basic : ResNetSpec::BlockKind::bottleneck;
@@ -71,8 +97,12 @@ Model& Models::make(const std::string& name, bool bridged) {
   }
   engine_.team->run_one([&](Stream& stream) {
     model.network->store().allocate(stream, engine_.type);
-    initialize(*model.network, stream, static_cast<uint64_t>(configuration_.seed),
-               configuration_.network.zero_init_residual);
+    auto seed = static_cast<uint64_t>(configuration_.seed);
+    const NetworkOptions& options = configuration_.network;
+    if (options.kind == "bert")
+      initialize_bert(*model.network, stream, seed, options.initializer_range);
+    else
+      initialize(*model.network, stream, seed, options.zero_init_residual);
   });
   return models_[name] = std::move(model);
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "layers/bert.h"
 #include "layers/bridge.h"
 #include "layers/network.h"
 #include "layers/weights.h"
@@ -26,6 +27,8 @@ struct Engine {
   std::unique_ptr<Team> team;
 };
 
+/// The BERT as configured, for such text, or the same `widened`.
+BertSpec bert_spec(const Configuration& configuration, const DataFacts& data, bool widened);
 /// The thin network as configured, for such data, or the same `widened`: shapes and names only, no memory.
 std::unique_ptr<Network> make_network(const Configuration& configuration, const DataFacts& data,
                                       bool widened);

@@ -54,9 +54,9 @@ std::string progress_line(const ProgressState& state, double seconds_left, int64
   std::string line =
       fmt::format("{} [{}{}]", state.stage, std::string(full, '#'), std::string(kBar - full, '.'));
   if (state.units > 1) line += fmt::format(" unit {}/{}", state.unit + 1, state.units);
-  line += fmt::format(" epoch {:.2f} step {}/{} loss {:.4g} lr {:.3g} {} images/s {} GFLOP/s", state.epoch,
-                      state.step, state.steps, state.loss, state.lr, count_text(state.images_per_s),
-                      count_text(state.gflops));
+  line += fmt::format(" epoch {:.2f} step {}/{} loss {:.4g} lr {:.3g} {} {}s/s {} GFLOP/s", state.epoch,
+                      state.step, state.steps, state.loss, state.lr, count_text(state.items_per_s),
+                      state.item, count_text(state.gflops));
   if (seconds_left >= 0) line += fmt::format(" {} left", duration_text(seconds_left));
   if (columns > 0 && static_cast<int64_t>(line.size()) > columns - 1)
     line.resize(static_cast<size_t>(columns - 1));  // a full last column would wrap

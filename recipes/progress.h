@@ -1,6 +1,7 @@
 #pragma once
 // What a person watching the run sees, on standard error.
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
@@ -19,7 +20,8 @@ struct ProgressState {
   double epoch = 0;
   double loss = 0;
   double lr = 0;
-  double images_per_s = 0;
+  std::string item = "image";  ///< what speed counts
+  double items_per_s = 0;
   double gflops = 0;  ///< GFLOP/s
 };
 
@@ -59,6 +61,23 @@ class Progress {
   int64_t steps_at_begin_ = -1;
   double last_shown_ = -1e9;
   bool line_shown_ = false;
+};
+
+/// For work that is no run: says on standard error how far it is, every few seconds.
+class Pulse {
+ public:
+  /// `sentence` is called only when it is time.
+  template <typename Sentence>
+  void beat(const Sentence& sentence) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < kInterval) return;
+    last_ = now;
+    std::fputs((sentence() + "\n").c_str(), stderr);
+  }
+
+ private:
+  static constexpr std::chrono::seconds kInterval{5};
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace taper

@@ -71,9 +71,10 @@ std::string loss_chart(const Runs& runs, const StageEvent& stage, const std::str
 }
 
 std::string accuracy_chart(const Runs& runs, const StageEvent& stage) {
+  const std::string& title = measures_of(runs[0].configuration).metrics[0].title;
   LineChart chart{
-      .title = fmt::format("Top-1 accuracy on the test images, {}", stage.stage),
-      .description = fmt::format("Top-1 accuracy over the steps of the stage {}{}.", stage.stage,
+      .title = fmt::format("{} on the test split, {}", title, stage.stage),
+      .description = fmt::format("{} over the steps of the stage {}{}.", title, stage.stage,
                                  runs.size() > 1 ? ": a faint line for each seed, and their mean" : ""),
       .percent = true};
   std::map<std::string, std::map<double, std::vector<double>>> by_network;
@@ -83,8 +84,8 @@ std::string accuracy_chart(const Runs& runs, const StageEvent& stage) {
     for (const EvaluateEvent& event : run.evaluate) {
       if (event.stage != stage.stage) continue;
       const double x = total_step(stage, event.unit, event.step);
-      own[event.network].push_back({x, event.top1});
-      by_network[event.network][x].push_back(event.top1);
+      own[event.network].push_back({x, event.metrics[0]});
+      by_network[event.network][x].push_back(event.metrics[0]);
     }
     if (runs.size() > 1) {
       for (auto& [network, stroke] : own)
@@ -93,7 +94,7 @@ std::string accuracy_chart(const Runs& runs, const StageEvent& stage) {
   }
   for (const auto& [network, steps] : by_network) {
     Stroke stroke;
-    for (const auto& [x, top1] : steps) stroke.push_back({x, spread_of(top1).mean});
+    for (const auto& [x, share] : steps) stroke.push_back({x, spread_of(share).mean});
     if (!stroke.empty())
       last += fmt::format(" {} {:.2f} % at the end.", network_title(network), stroke.back().y * 100);
     chart.lines.push_back({network_style(network), {std::move(stroke)}, true});

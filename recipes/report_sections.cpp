@@ -3,7 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <functional>
 
 #include "recipes/progress.h"
 #include "recipes/report_chart.h"
@@ -21,13 +23,22 @@ std::vector<std::string> names_of_networks(const Runs& runs) {
   return names;
 }
 
-/// One value a run; NaN where a run does not have the network.
+const Measures& measures(const Runs& runs) { return measures_of(runs[0].configuration); }
+
+/// A network's metric, to be asked for in place of a member.
+auto metric(size_t i) {
+  return [i](const NetworkEvent& event) { return event.metrics.at(i); };
+}
+
+/// One value a run; NaN where a run does not have the network. `member`: of NetworkEvent, or a function of
+/// it.
 template <typename Member>
 std::vector<double> values(const Runs& runs, const std::string& network, Member member) {
   std::vector<double> all;
   for (const RunHistory& run : runs) {
     auto found = std::ranges::find(run.networks, network, &NetworkEvent::network);
-    all.push_back(found == run.networks.end() ? std::nan("") : static_cast<double>((*found).*member));
+    all.push_back(found == run.networks.end() ? std::nan("")
+                                              : static_cast<double>(std::invoke(member, *found)));
   }
   return all;
 }
@@ -41,28 +52,30 @@ std::string tile(const Runs& runs, const std::string& network) {
   return fmt::format(
       "<div class=\"tile {}\"><span class=\"name\">{}</span><b>{}</b><span>{} parameters</span></div>\n",
       network_style(network), escape_html(network_title(network)),
-      percent_text(spread(runs, network, &NetworkEvent::top1)),
+      percent_text(spread(runs, network, metric(0))),
       grouped(spread(runs, network, &NetworkEvent::parameters).mean));
 }
 
-bool has(const Runs& runs, const std::string& network) {
-  return spread(runs, network, &NetworkEvent::top1).count > 0;
-}
+bool has(const Runs& runs, const std::string& network) { return spread(runs, network, metric(0)).count > 0; }
 
 std::string flops_cell(const Spread& flops) {
   return flops.count == 0 || flops.mean == 0 ? "–" : scaled(flops.mean);
 }
 
 std::string network_row(const Runs& runs, const std::string& network) {
-  const Spread top1 = spread(runs, network, &NetworkEvent::top1);
-  const std::string cells[] = {fmt::format("{} <small>[{}]</small>", percent_text(top1), top1.count),
-                               grouped(spread(runs, network, &NetworkEvent::parameters).mean),
-                               scaled(spread(runs, network, &NetworkEvent::flops).mean),
-                               percent_text(spread(runs, network, &NetworkEvent::top5)),
-                               number_text(spread(runs, network, &NetworkEvent::loss)),
-                               grouped(spread(runs, network, &NetworkEvent::images_per_s).mean),
-                               flops_cell(spread(runs, network, &NetworkEvent::training_flops)),
-                               flops_cell(spread(runs, network, &NetworkEvent::teacher_flops))};
+  const Spread first = spread(runs, network, metric(0));
+  std::vector<std::string> cells{fmt::format("{} <small>[{}]</small>", percent_text(first), first.count),
+                                 grouped(spread(runs, network, &NetworkEvent::parameters).mean),
+                                 scaled(spread(runs, network, &NetworkEvent::flops).mean)};
+  const std::vector<Metric>& metrics = measures(runs).metrics;
+  for (size_t i = 1; i < metrics.size(); ++i) {
+    const Spread other = spread(runs, network, metric(i));
+    cells.push_back(metrics[i].percent ? percent_text(other) : number_text(other));
+  }
+  cells.insert(cells.end(), {number_text(spread(runs, network, &NetworkEvent::loss)),
+                             grouped(spread(runs, network, &NetworkEvent::items_per_s).mean),
+                             flops_cell(spread(runs, network, &NetworkEvent::training_flops)),
+                             flops_cell(spread(runs, network, &NetworkEvent::teacher_flops))});
   return fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape_html(network_title(network)),
                      fmt::join(cells, "</td><td>"));
 }
@@ -78,14 +91,15 @@ std::string report_summary(const Runs& runs) {
   const Configuration& c = runs[0].configuration;
   const std::string limit =
       c.data.train_limit > 0
-          ? fmt::format(" ({} training images)", grouped(static_cast<double>(c.data.train_limit)))
+          ? fmt::format(" ({} training {}s)", grouped(static_cast<double>(c.data.train_limit)),
+                        measures(runs).sample)
           : "";
   std::string out = fmt::format("<header>\n<h1>{}</h1>\n<p class=\"soft\">{}{}</p>\n", escape_html(c.name),
                                 runs[0].time.empty() ? "" : escape_html(runs[0].time.substr(0, 10)) + " · ",
                                 seeds_text(runs));
-  out += fmt::format("<p class=\"lead\">The network: {}, trained on the images in {}{}. {}</p>\n</header>\n",
-                     escape_html(network_words(c.network)), escape_html(c.data.path), limit,
-                     escape_html(method_words(c)));
+  out += fmt::format("<p class=\"lead\">The network: {}, trained on the {} in {}{}. {}</p>\n</header>\n",
+                     escape_html(network_words(c.network)), measures(runs).material, escape_html(c.data.path),
+                     limit, escape_html(method_words(c)));
   if (names_of_networks(runs).empty())
     return out + "<p>The run has not finished a network yet; what follows is what was recorded so far.</p>\n";
   out += "<div class=\"tiles\">\n";
@@ -93,10 +107,10 @@ std::string report_summary(const Runs& runs) {
     if (has(runs, network)) out += tile(runs, network);
   out += "</div>\n";
   out += fmt::format(
-      "<p class=\"note\">Share of test images classified correctly (top-1 accuracy){}.</p>\n",
+      "<p class=\"note\">{}{}.</p>\n", measures(runs).meaning,
       runs.size() > 1 ? fmt::format(", mean ± standard deviation over {} seeds", runs.size()) : "");
-  const std::string comparison = comparison_words(values(runs, "thin", &NetworkEvent::top1),
-                                                  values(runs, "baseline", &NetworkEvent::top1));
+  const std::string comparison =
+      comparison_words(values(runs, "thin", metric(0)), values(runs, "baseline", metric(0)));
   if (!comparison.empty()) out += fmt::format("<p>{}</p>\n", escape_html(comparison));
   return out;
 }
@@ -108,27 +122,31 @@ std::string report_networks(const Runs& runs) {
       "<section>\n<h2>Networks</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
       "aria-label=\"Networks\">"
       "<table>\n<thead><tr>";
-  for (const char* head :
-       {"Network", "Top-1 accuracy [seeds]", "Parameters", "FLOPs per image", "Top-5 accuracy", "Loss",
-        "Images per second", "Training FLOPs", "Cost of the teacher, FLOPs"})
-    out += fmt::format("<th scope=\"col\">{}</th>", head);
+  const Measures& what = measures(runs);
+  std::string items = what.item + "s per second";
+  items[0] = static_cast<char>(std::toupper(items[0]));
+  std::vector<std::string> heads{"Network", what.metrics[0].title + " [seeds]", "Parameters",
+                                 "FLOPs per " + what.sample};
+  for (size_t i = 1; i < what.metrics.size(); ++i) heads.push_back(what.metrics[i].title);
+  heads.insert(heads.end(), {"Loss", items, "Training FLOPs", "Cost of the teacher, FLOPs"});
+  for (const std::string& head : heads) out += fmt::format("<th scope=\"col\">{}</th>", head);
   out += "</tr></thead>\n<tbody>\n";
   std::vector<AccuracyRow> rows;
   for (const std::string& name : names) {
     out += network_row(runs, name);
-    const std::vector<double> top1 = values(runs, name, &NetworkEvent::top1);
-    const Spread both = spread_of(top1);
-    rows.push_back({network_title(name), network_style(name), top1, both.mean, both.deviation});
+    const std::vector<double> each = values(runs, name, metric(0));
+    const Spread both = spread_of(each);
+    rows.push_back({network_title(name), network_style(name), each, both.mean, both.deviation});
   }
   out += "</tbody></table></div>\n";
   out +=
-      "<p class=\"note\">Accuracy and loss are on the test images. FLOPs are floating-point operations, two "
+      "<p class=\"note\">Accuracy and loss are on the test split. FLOPs are floating-point operations, two "
       "for each multiply-add. The cost of the teacher is what training the wide network and running it "
       "beside the thin one took; it is paid once, in training, and nothing of it remains in the thin one. ";
   out += runs.size() == 1 ? "One seed shows no spread.</p>\n"
                           : "± is one sample standard deviation over seeds.</p>\n";
   out += accuracy_plot(
-      "Top-1 accuracy on the test images",
+      what.metrics[0].title + " on the test split",
       "Each dot is a seed, the upright bar the mean, the line one standard deviation to each side.", rows);
   return out + "</section>\n";
 }

@@ -74,6 +74,9 @@ std::string stage_title(const std::string& stage) {
 }
 
 std::string network_words(const NetworkOptions& network) {
+  if (network.kind == "bert")
+    return fmt::format("a BERT of {} layers of {} ({} heads, {} between)", network.num_hidden_layers,
+                       network.hidden_size, network.num_attention_heads, network.intermediate_size);
   const std::string kind = network.kind == "plain" ? "plain network (without shortcuts)" : "residual network";
   const std::string size = network.depth > 0
                                ? fmt::format("a {}-layer {}", network.depth, kind)

@@ -79,7 +79,7 @@ void Run::restore(const Checkpoint& checkpoint) {
     models_[name].teacher_flops = number(metadata, prefix + ".teacher_flops");
     if (metadata.contains(prefix + ".best")) best_[name] = number(metadata, prefix + ".best");
   }
-  log_ = std::make_unique<RunLog>(directory_, log);
+  log_ = std::make_unique<RunLog>(directory_, measures_of(configuration_), log);
   log_->message(fmt::format("resuming from {}", checkpoint.name));
 }
 
@@ -121,19 +121,20 @@ void Run::save() {
   checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
 }
 
-void Run::save_best(const std::string& network, const Accuracy& accuracy) {
-  if (!std::isfinite(accuracy.loss) || (best_.contains(network) && accuracy.top1 <= best_[network])) return;
-  best_[network] = accuracy.top1;
+void Run::save_best(const std::string& network, const Evaluation& evaluation) {
+  double score = evaluation.metrics.front();
+  if (!std::isfinite(evaluation.loss) || (best_.contains(network) && score <= best_[network])) return;
+  best_[network] = score;
   HostTensors weights = models_.save(network);
   checkpoints_.save_best(
-      network, accuracy.top1, sequence_,
+      network, score, sequence_,
       {identity_, {{"stage", std::to_string(position_.stage)}}, std::move(weights.tensors), {}});
 }
 
 bool Run::train() {
   bool fresh = !log_;
   if (fresh) {
-    log_ = std::make_unique<RunLog>(directory_);
+    log_ = std::make_unique<RunLog>(directory_, measures_of(configuration_));
     RunEvent event{
         .configuration = write_configuration(configuration_), .cpu = cpu_name(), .command = command_};
     for (const auto& [name, version] : engine_.backend->versions()) {
@@ -156,16 +157,15 @@ bool Run::train() {
 void Run::finish() {
   for (const std::string& name : models_.names()) {
     Model& model = models_[name];
-    Accuracy accuracy = evaluate(engine_, *data_, model);
+    Evaluation evaluation = evaluate(engine_, *data_, model, measures_of(configuration_));
     Cost cost = total(models_.costs(name));
     bool student = name == "thin" && models_.has("wide");
     log_->network({.network = name,
                    .parameters = cost.parameters,
                    .flops = static_cast<double>(cost.flops),
-                   .loss = accuracy.loss,
-                   .top1 = accuracy.top1,
-                   .top5 = accuracy.top5,
-                   .images_per_s = accuracy.images_per_s,
+                   .loss = evaluation.loss,
+                   .metrics = evaluation.metrics,
+                   .items_per_s = evaluation.items_per_s,
                    .training_flops = model.training_flops,
                    .teacher_flops = student ? model.teacher_flops + models_["wide"].training_flops : 0});
   }

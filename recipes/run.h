@@ -65,7 +65,7 @@ class Run {
   // run.cpp: what is saved, and the order of stages.
   void restore(const Checkpoint& checkpoint);
   void save();
-  void save_best(const std::string& network, const Accuracy& accuracy);
+  void save_best(const std::string& network, const Evaluation& evaluation);
   HostTensors optimizer_state() const;
   std::map<std::string, std::string> metadata();
   void finish();

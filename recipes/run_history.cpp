@@ -35,14 +35,24 @@ void add_stage(const Json& json, RunHistory& history) {
     *known = event;
 }
 
+std::vector<double> metrics(const Json& json, const RunHistory& history) {
+  std::vector<double> values;
+  for (const Metric& metric : measures_of(history.configuration).metrics)
+    values.push_back(number(json, metric.key.c_str()));
+  return values;
+}
+
+double rate(const Json& json, const RunHistory& history) {
+  return number(json, measures_of(history.configuration).rate().c_str());
+}
+
 void add_network(const Json& json, RunHistory& history) {
   NetworkEvent event{.network = string(json, "network"),
                      .parameters = integer(json, "parameters"),
                      .flops = number(json, "flops"),
                      .loss = number(json, "loss"),
-                     .top1 = number(json, "top1"),
-                     .top5 = number(json, "top5"),
-                     .images_per_s = number(json, "images_per_s"),
+                     .metrics = metrics(json, history),
+                     .items_per_s = rate(json, history),
                      .training_flops = number(json, "training_flops"),
                      .teacher_flops = number(json, "teacher_flops")};
   auto known = std::ranges::find(history.networks, event.network, &NetworkEvent::network);
@@ -71,7 +81,7 @@ void add(const Json& json, RunHistory& history) {
                              .epoch = number(json, "epoch"),
                              .loss = number(json, "loss"),
                              .lr = number(json, "lr"),
-                             .images_per_s = number(json, "images_per_s"),
+                             .items_per_s = rate(json, history),
                              .gflops = number(json, "gflops"),
                              .grad_norm = number(json, "grad_norm")});
   } else if (kind == "evaluate") {
@@ -80,8 +90,7 @@ void add(const Json& json, RunHistory& history) {
                                 .step = integer(json, "step"),
                                 .network = string(json, "network"),
                                 .loss = number(json, "loss"),
-                                .top1 = number(json, "top1"),
-                                .top5 = number(json, "top5"),
+                                .metrics = metrics(json, history),
                                 .samples = integer(json, "samples"),
                                 .skipped = json.value("skipped", int64_t{0})});
   } else if (kind == "unit") {

@@ -101,8 +101,10 @@ std::string tag_prefix(const std::string& stage, int64_t unit) {
 }  // namespace
 
 struct RunLog::Files {
-  Files(const std::filesystem::path& directory, LogPosition position)
-      : metrics(directory / kMetrics, position.metrics), events(directory / kEvents, position.events) {
+  Files(const std::filesystem::path& directory, const Measures& its_measures, LogPosition position)
+      : measures(its_measures),
+        metrics(directory / kMetrics, position.metrics),
+        events(directory / kEvents, position.events) {
     if (position.events == 0) events.append(event_file_start(wall_time()));
   }
 
@@ -120,14 +122,22 @@ struct RunLog::Files {
     progress.begin();
   }
 
+  // Of the test split: the loss and the metrics, by their keys.
+  std::vector<std::pair<std::string, double>> scores(double loss, const std::vector<double>& values) const {
+    std::vector<std::pair<std::string, double>> result{{"loss", loss}};
+    for (size_t i = 0; i < values.size(); ++i) result.emplace_back(measures.metrics.at(i).key, values[i]);
+    return result;
+  }
+
+  const Measures& measures;
   AppendFile metrics;
   AppendFile events;
   Progress progress;
   StageEvent stage;
 };
 
-RunLog::RunLog(const std::filesystem::path& directory, LogPosition position)
-    : files_(std::make_unique<Files>(directory, position)) {}
+RunLog::RunLog(const std::filesystem::path& directory, const Measures& measures, LogPosition position)
+    : files_(std::make_unique<Files>(directory, measures, position)) {}
 
 RunLog::~RunLog() = default;
 
@@ -178,7 +188,8 @@ void RunLog::train(const TrainEvent& event) {
                            .epoch = event.epoch,
                            .loss = event.loss,
                            .lr = event.lr,
-                           .images_per_s = event.images_per_s,
+                           .item = files_->measures.item,
+                           .items_per_s = event.items_per_s,
                            .gflops = event.gflops});
   const int64_t every = std::max<int64_t>(1, stage.steps / kRecordsPerUnit);
   if (event.step != 1 && event.step != stage.steps && event.step % every != 0) return;
@@ -188,14 +199,14 @@ void RunLog::train(const TrainEvent& event) {
                {"epoch", event.epoch},
                {"loss", event.loss},
                {"lr", event.lr},
-               {"images_per_s", event.images_per_s},
+               {files_->measures.rate(), event.items_per_s},
                {"gflops", event.gflops},
                {"grad_norm", event.grad_norm}});
   files_->line(json);
   const std::string prefix = tag_prefix(event.stage, event.unit) + "/train/";
   files_->scalars(event.step, {{prefix + "loss", event.loss},
                                {prefix + "lr", event.lr},
-                               {prefix + "images_per_s", event.images_per_s},
+                               {prefix + files_->measures.rate(), event.items_per_s},
                                {prefix + "gflops", event.gflops},
                                {prefix + "grad_norm", event.grad_norm}});
 }
@@ -203,22 +214,25 @@ void RunLog::train(const TrainEvent& event) {
 void RunLog::evaluate(const EvaluateEvent& event) {
   Json json{{"event", "evaluate"}, {"stage", event.stage}};
   if (event.unit >= 0) json["unit"] = event.unit;
-  json.update({{"step", event.step},
-               {"network", event.network},
-               {"loss", event.loss},
-               {"top1", event.top1},
-               {"top5", event.top5},
-               {"samples", event.samples},
-               {"skipped", event.skipped}});
-  files_->line(json);
+  json.update({{"step", event.step}, {"network", event.network}});
   const std::string prefix = fmt::format("{}/{}/", tag_prefix(event.stage, event.unit), event.network);
-  files_->scalars(
-      event.step,
-      {{prefix + "loss", event.loss}, {prefix + "top1", event.top1}, {prefix + "top5", event.top5}});
+  std::vector<Scalar> scalars;
+  for (const auto& [key, value] : files_->scores(event.loss, event.metrics)) {
+    json[key] = value;
+    scalars.push_back({prefix + key, value});
+  }
+  json.update({{"samples", event.samples}, {"skipped", event.skipped}});
+  files_->line(json);
+  files_->scalars(event.step, scalars);
+  std::string shown;
+  for (size_t i = 0; i < event.metrics.size(); ++i) {
+    const Metric& metric = files_->measures.metrics[i];
+    shown += fmt::format("{} {}, ", metric.name, metric.text(event.metrics[i]));
+  }
   message(
-      fmt::format("{}{}: step {}: {} network: top-1 {:.2f} %, top-5 {:.2f} %, loss {:.4f} on {} images{}",
-                  event.stage, event.unit < 0 ? "" : fmt::format(" unit {}", event.unit + 1), event.step,
-                  event.network, event.top1 * 100, event.top5 * 100, event.loss, event.samples,
+      fmt::format("{}{}: step {}: {} network: {}loss {:.4f} on {} {}s{}", event.stage,
+                  event.unit < 0 ? "" : fmt::format(" unit {}", event.unit + 1), event.step, event.network,
+                  shown, event.loss, event.samples, files_->measures.sample,
                   event.skipped == 0 ? "" : fmt::format("; {} more could not be decoded", event.skipped)));
 }
 
@@ -236,19 +250,20 @@ void RunLog::unit(const UnitEvent& event) {
 }
 
 void RunLog::network(const NetworkEvent& event) {
-  files_->line({{"event", "network"},
-                {"network", event.network},
-                {"parameters", event.parameters},
-                {"flops", event.flops},
-                {"loss", event.loss},
-                {"top1", event.top1},
-                {"top5", event.top5},
-                {"images_per_s", event.images_per_s},
-                {"training_flops", event.training_flops},
-                {"teacher_flops", event.teacher_flops}});
-  const std::string prefix = "network/" + event.network + "/";
-  files_->scalars(
-      0, {{prefix + "loss", event.loss}, {prefix + "top1", event.top1}, {prefix + "top5", event.top5}});
+  Json json{{"event", "network"},
+            {"network", event.network},
+            {"parameters", event.parameters},
+            {"flops", event.flops}};
+  std::vector<Scalar> scalars;
+  for (const auto& [key, value] : files_->scores(event.loss, event.metrics)) {
+    json[key] = value;
+    scalars.push_back({"network/" + event.network + "/" + key, value});
+  }
+  json.update({{files_->measures.rate(), event.items_per_s},
+               {"training_flops", event.training_flops},
+               {"teacher_flops", event.teacher_flops}});
+  files_->line(json);
+  files_->scalars(0, scalars);
 }
 
 void RunLog::skipped(int64_t files) {

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "recipes/config.h"
+#include "recipes/measures.h"
 
 namespace taper {
 
@@ -41,20 +41,19 @@ struct TrainEvent {
   double epoch = 0;
   double loss = 0;  ///< mean over the batch
   double lr = 0;
-  double images_per_s = 0;
-  double gflops = 0;  ///< GFLOP/s, student and teacher
+  double items_per_s = 0;  ///< logged by what is counted: images_per_s, tokens_per_s
+  double gflops = 0;       ///< GFLOP/s, student and teacher
   double grad_norm = 0;
 };
 
-/// event "evaluate": on the test images. `network`: "baseline", "wide" or "thin".
+/// event "evaluate": on the test split. `network`: "baseline", "wide" or "thin".
 struct EvaluateEvent {
   std::string stage = {};
   int64_t unit = -1;
   int64_t step = 0;
   std::string network = {};
   double loss = 0;
-  double top1 = 0;  ///< fraction, 0..1
-  double top5 = 0;
+  std::vector<double> metrics = {};  ///< of Measures, logged by their keys: top1, top5
   int64_t samples = 0;
   int64_t skipped = 0;  ///< test images that could not be decoded and were left out
 };
@@ -73,11 +72,10 @@ struct UnitEvent {
 struct NetworkEvent {
   std::string network = {};
   int64_t parameters = 0;
-  double flops = 0;  ///< of one forward pass over one image, 2 per multiply-add
+  double flops = 0;  ///< of one forward pass over one sample, 2 per multiply-add
   double loss = 0;
-  double top1 = 0;
-  double top5 = 0;
-  double images_per_s = 0;    ///< evaluating
+  std::vector<double> metrics = {};
+  double items_per_s = 0;     ///< evaluating
   double training_flops = 0;  ///< spent on training this network itself
   double teacher_flops = 0;   ///< spent on the wide network for its sake: training it and running it
 };
@@ -104,7 +102,7 @@ class RunLog {
  public:
   /// Cuts the logs back to `position` (all zero: a new run) and appends from there, so that a resumed run
   /// neither repeats nor lacks a line. UserError if another process is writing them, or if they are shorter.
-  explicit RunLog(const std::filesystem::path& directory, LogPosition position = {});
+  RunLog(const std::filesystem::path& directory, const Measures& measures, LogPosition position = {});
   ~RunLog();
   RunLog(const RunLog&) = delete;
   RunLog& operator=(const RunLog&) = delete;

@@ -228,15 +228,15 @@ bool Run::run_unit(Job& job) {
     auto now = std::chrono::steady_clock::now();
     double seconds = std::chrono::duration<double>(now - std::exchange(last, now)).count();
     seconds_per_step = seconds_per_step == 0 ? seconds : 0.9 * seconds_per_step + 0.1 * seconds;
-    double rate = static_cast<double>(job.options.batch_size) / seconds_per_step;
+    double samples_per_s = static_cast<double>(batch->count) / seconds_per_step;
     log_->train({.stage = stage(),
                  .unit = !job.targets.empty() ? position_.unit : -1,
                  .step = position_.step,
                  .epoch = static_cast<double>(position_.step) / static_cast<double>(job.plan.steps_per_epoch),
                  .loss = outcome.loss,
                  .lr = lr,
-                 .images_per_s = rate,
-                 .gflops = rate * (job.student_flops + job.teacher_flops) * 1e-9,
+                 .items_per_s = static_cast<double>(batch->items()) / seconds_per_step,
+                 .gflops = samples_per_s * (job.student_flops + job.teacher_flops) * 1e-9,
                  .grad_norm = outcome.gradient_norm});
     auto due = [&](int64_t every) {
       return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
@@ -297,19 +297,18 @@ void Run::estimate(const Job& job, const char* when) {
 
 void Run::evaluate_and_log(const Job& job) {
   if (optimizer_) optimizer_->swap_average(*engine_.team);
-  Accuracy accuracy = evaluate(engine_, *data_, models_[job.network]);
-  if (position_.step == job.plan.steps && !std::isfinite(accuracy.loss))
-    refuse(job, "after the last step", "the loss on the test images", "nothing of it was saved");
+  Evaluation evaluation = evaluate(engine_, *data_, models_[job.network], measures_of(configuration_));
+  if (position_.step == job.plan.steps && !std::isfinite(evaluation.loss))
+    refuse(job, "after the last step", "the loss on the test split", "nothing of it was saved");
   log_->evaluate({.stage = stage(),
                   .unit = !job.targets.empty() ? position_.unit : -1,
                   .step = position_.step,
                   .network = job.network,
-                  .loss = accuracy.loss,
-                  .top1 = accuracy.top1,
-                  .top5 = accuracy.top5,
-                  .samples = accuracy.samples,
-                  .skipped = accuracy.skipped});
-  save_best(job.network, accuracy);
+                  .loss = evaluation.loss,
+                  .metrics = evaluation.metrics,
+                  .samples = evaluation.samples,
+                  .skipped = evaluation.skipped});
+  save_best(job.network, evaluation);
   if (optimizer_) optimizer_->swap_average(*engine_.team);
 }
 

@@ -1,10 +1,10 @@
 // taper tokenizer: text into tokens.
 
-#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "recipes/commands.h"
+#include "recipes/progress.h"
 #include "recipes/table.h"
 #include "recipes/text/lines.h"
 #include "recipes/text/tokenizer.h"
@@ -12,27 +12,6 @@
 #include "runtime/error.h"
 
 namespace taper {
-
-namespace {
-
-/// Says on standard error how long work goes, every few seconds.
-class Pulse {
- public:
-  /// `sentence` is called only when it is time.
-  template <typename Sentence>
-  void beat(const Sentence& sentence) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_ < kInterval) return;
-    last_ = now;
-    fmt::print(stderr, "{}\n", sentence());
-  }
-
- private:
-  static constexpr std::chrono::seconds kInterval{5};
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-}  // namespace
 
 void tokenizer_train_command(const std::vector<std::filesystem::path>& paths,
                              const std::filesystem::path& output, int64_t size, bool cased) {

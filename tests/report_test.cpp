@@ -37,7 +37,7 @@ class ReportTest : public testing::Test {
     const Configuration configuration =
         read_configuration(TAPER_SOURCE_DIR "/recipes/configurations/tiny-resnet.toml", overrides);
     prepare_run_directory(run, configuration, false);
-    RunLog log(run);
+    RunLog log(run, measures_of(configuration));
     log.run({.configuration = write_configuration(configuration),
              .instruction_set = "AVX2",
              .libraries = {"oneDNN 2.6.3", "fmt <9>"},
@@ -50,8 +50,10 @@ class ReportTest : public testing::Test {
                    .step = step,
                    .loss = step == 5 ? std::nan("") : 2.0 / static_cast<double>(step)});
       for (int64_t step : {4, 8})
-        log.evaluate(
-            {.stage = stage, .step = step, .network = stage, .top1 = 0.1 * static_cast<double>(step)});
+        log.evaluate({.stage = stage,
+                      .step = step,
+                      .network = stage,
+                      .metrics = {0.1 * static_cast<double>(step), 0}});
       log.stage_end({.stage = stage, .steps = 8, .seconds = 90, .student_flops = 2e9});
     }
     log.stage_begin({.stage = "imitate", .steps = 4, .units = 2});
@@ -68,7 +70,7 @@ class ReportTest : public testing::Test {
                   .unit = 1,
                   .step = 4,
                   .network = "thin",
-                  .top1 = 0.5,
+                  .metrics = {0.5, 0},
                   .skipped = seed == 2 ? 5678 : 0});
     log.stage_end({.stage = "imitate",
                    .steps = 4,
@@ -79,16 +81,19 @@ class ReportTest : public testing::Test {
     log.network({.network = "baseline",
                  .parameters = 57058,
                  .flops = 8.4e6,
-                 .top1 = 0.86,
-                 .images_per_s = 9876,
+                 .metrics = {0.86, 0},
+                 .items_per_s = 9876,
                  .training_flops = 1e12});
-    log.network(
-        {.network = "wide", .parameters = 321442, .flops = 61e6, .top1 = 0.91, .training_flops = 3e12});
+    log.network({.network = "wide",
+                 .parameters = 321442,
+                 .flops = 61e6,
+                 .metrics = {0.91, 0},
+                 .training_flops = 3e12});
     log.network({.network = "thin",
                  .parameters = 57058,
                  .flops = 8.4e6,
                  .loss = 0.35,
-                 .top1 = thin_top1,
+                 .metrics = {thin_top1, 0},
                  .training_flops = 1e12,
                  .teacher_flops = 4.56e12});
     if (seed == 2) log.skipped(1234);
@@ -212,7 +217,7 @@ TEST_F(ReportTest, AnUnfinishedRunHasAReportToo) {
   const fs::path run = folder_ / "unfinished";
   prepare_run_directory(run, read_configuration(TAPER_SOURCE_DIR "/recipes/configurations/tiny-resnet.toml"),
                         false);
-  RunLog(run).stage_begin({.stage = "wide", .steps = 8});
+  RunLog(run, measures_of(read_run_configuration(run))).stage_begin({.stage = "wide", .steps = 8});
   std::ofstream(run / "metrics.jsonl", std::ios::app) << "{\"event\":\"train\",\"sta";  // cut by kill -9
   const std::string html = report_html({run});
   EXPECT_EQ(unbalanced_tag(html), "");

@@ -101,7 +101,7 @@ TEST(TensorBoard, RecordBytes) {
 
 TEST_F(RunLogTest, OneJsonObjectALine) {
   {
-    RunLog log(folder_);
+    RunLog log(folder_, measures_of({}));
     log.run({.configuration = "a = \"b\"\n",
              .instruction_set = "AVX2",
              .libraries = {"oneDNN 2.6.3"},
@@ -113,12 +113,11 @@ TEST_F(RunLogTest, OneJsonObjectALine) {
                   .step = 2,
                   .network = "wide",
                   .loss = 0.5,
-                  .top1 = 0.25,
-                  .top5 = 0.75,
+                  .metrics = {0.25, 0.75},
                   .samples = 8,
                   .skipped = 3});
     log.unit({.stage = "imitate", .unit = 3, .name = "layer1.0", .error_before = 1, .error_after = 0.125});
-    log.network({.network = "thin", .parameters = 7, .flops = 1e9, .top1 = 0.5, .teacher_flops = 3});
+    log.network({.network = "thin", .parameters = 7, .flops = 1e9, .metrics = {0.5, 0}, .teacher_flops = 3});
     log.skipped(5);
     log.stage_end({.stage = "wide", .steps = 2, .seconds = 1.5, .student_flops = 10, .teacher_flops = 20});
   }
@@ -142,7 +141,7 @@ TEST_F(RunLogTest, OneJsonObjectALine) {
 }
 
 TEST_F(RunLogTest, LongUnitsRecordTheFirstTheLastAndEveryNthStep) {
-  RunLog log(folder_);
+  RunLog log(folder_, measures_of({}));
   log.stage_begin({.stage = "wide", .steps = 1501});
   for (int64_t i = 1; i <= 1501; ++i) log.train(step(i));
   const auto all = lines();
@@ -157,7 +156,7 @@ TEST_F(RunLogTest, LongUnitsRecordTheFirstTheLastAndEveryNthStep) {
 TEST_F(RunLogTest, ResumingCutsBackToTheCheckpoint) {
   LogPosition position;
   {
-    RunLog log(folder_);
+    RunLog log(folder_, measures_of({}));
     log.stage_begin({.stage = "wide", .steps = 4});
     log.train(step(1));
     log.train(step(2));
@@ -176,7 +175,7 @@ TEST_F(RunLogTest, ResumingCutsBackToTheCheckpoint) {
   for (size_t more : {0, 1, 20}) {
     kept(more);
     {
-      RunLog log(folder_, position);
+      RunLog log(folder_, measures_of({}), position);
       log.stage_resume({.stage = "wide", .steps = 4});
       log.train(step(3));
     }
@@ -184,22 +183,23 @@ TEST_F(RunLogTest, ResumingCutsBackToTheCheckpoint) {
     EXPECT_EQ(read(kEvents).size(), events.size()) << "the same but for wall times";
   }
   {
-    RunLog log(folder_);
+    RunLog log(folder_, measures_of({}));
     log.stage_begin({.stage = "wide", .steps = 4});
   }
   EXPECT_EQ(lines().size(), 1u) << "position 0 starts anew";
 
-  EXPECT_THAT(user_error_of([&] { RunLog log(folder_, position); }), HasSubstr("cut or replaced"));
+  EXPECT_THAT(user_error_of([&] { RunLog log(folder_, measures_of({}), position); }),
+              HasSubstr("cut or replaced"));
 }
 
 TEST_F(RunLogTest, TwoWritersAreRefused) {
-  RunLog log(folder_);
-  EXPECT_THAT(user_error_of([&] { RunLog second(folder_); }), HasSubstr("another process"));
+  RunLog log(folder_, measures_of({}));
+  EXPECT_THAT(user_error_of([&] { RunLog second(folder_, measures_of({})); }), HasSubstr("another process"));
 }
 
 // A limit on the size of files stands in for the full disk: the same failing write.
 TEST_F(RunLogTest, AWriteThatFailsIsAFailureThatNamesTheFile) {
-  RunLog log(folder_);
+  RunLog log(folder_, measures_of({}));
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
   signal(SIGXFSZ, SIG_IGN);
@@ -250,7 +250,7 @@ TEST(Progress, OneLine) {
                             .epoch = 0.51,
                             .loss = 0.03125,
                             .lr = 0.1,
-                            .images_per_s = 12345.6,
+                            .items_per_s = 12345.6,
                             .gflops = 8.25};
   EXPECT_EQ(progress_line(state, 250, 0),
             "imitate [####........] unit 2/4 epoch 0.51 step 50/100 loss 0.03125 lr 0.1 12,346 images/s 8.2 "

@@ -1,133 +1,24 @@
 // The taper binary as a user meets it: a run that is killed, stopped, continued, spoilt, or asked for what is
 // not there.
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
-#include <thread>
 
 #include "runtime/error.h"
 #include "runtime/philox.h"
+#include "tests/taper_process.h"
 
 namespace {
 
-namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-std::string read(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-class RunTest : public testing::Test {
+class RunTest : public ProcessTest {
  protected:
-  void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / ("taper-run-" + std::to_string(getpid()) + "-" +
-                                              testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+  std::vector<std::string> configuration() const override {
+    return {std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml"};
   }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  struct Process {
-    pid_t pid;
-    fs::path output;
-  };
-  // Starts build/taper with both outputs in a file; on `cores` cores if that is not 0.
-  Process start(std::vector<std::string> arguments, int cores = 0) {
-    fs::path output = folder_ / ("output-" + std::to_string(outputs_++));
-    pid_t pid = fork();
-    if (pid == 0) {
-      int fd = open(output.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
-      dup2(fd, 1);
-      dup2(fd, 2);
-      if (cores > 0) {
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        for (int i = 0; i < cores; ++i) CPU_SET(i, &set);
-        sched_setaffinity(0, sizeof set, &set);
-      }
-      arguments.insert(arguments.begin(), TAPER_BINARY);
-      std::vector<char*> argv;
-      for (std::string& argument : arguments) argv.push_back(argument.data());
-      argv.push_back(nullptr);
-      execv(TAPER_BINARY, argv.data());
-      _exit(127);
-    }
-    return {pid, output};
-  }
-  struct Result {
-    int code;  // negative: the signal that ended it
-    std::string text;
-  };
-  static Result wait(const Process& process) {
-    int status = 0;
-    waitpid(process.pid, &status, 0);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read(process.output)};
-  }
-  Result run(std::vector<std::string> arguments, int cores = 0) {
-    return wait(start(std::move(arguments), cores));
-  }
-
-  std::vector<std::string> train(const fs::path& output, std::vector<std::string> more = {}) const {
-    std::vector<std::string> arguments{
-        "train", std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml", "--output",
-        output.string()};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
-  }
-  static fs::path newest(const fs::path& run) {
-    fs::path last;
-    for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
-      if (entry.path().filename().string().starts_with("step-")) last = std::max(last, entry.path());
-    return last;
-  }
-  static std::string weights(const fs::path& run) { return read(newest(run) / "weights.safetensors"); }
-
-  // The lines of a run's log without what the clock says.
-  static std::vector<std::string> events(const fs::path& run) {
-    std::vector<std::string> lines;
-    std::istringstream text(read(run / "metrics.jsonl"));
-    for (std::string line; std::getline(text, line);) {
-      auto event = nlohmann::json::parse(line);
-      for (const char* key : {"time", "seconds", "images_per_s", "gflops", "command"}) event.erase(key);
-      lines.push_back(event.dump());
-    }
-    return lines;
-  }
-
-  // Starts a run and sends `signal` once its log holds `lines` lines (at once, if it ends before).
-  Result interrupt(const fs::path& output, int64_t lines, int signal, bool resume,
-                   std::vector<std::string> more = {}) {
-    if (resume) more.emplace_back("--resume");
-    Process process = start(train(output, std::move(more)));
-    while (true) {
-      siginfo_t state{};
-      waitid(P_PID, static_cast<id_t>(process.pid), &state, WNOHANG | WEXITED | WNOWAIT);
-      if (state.si_pid != 0) break;
-      std::string text = read(output / "metrics.jsonl");
-      if (std::count(text.begin(), text.end(), '\n') >= lines) break;
-      std::this_thread::yield();
-    }
-    kill(process.pid, signal);
-    return wait(process);
-  }
-
-  fs::path folder_;
-  int outputs_ = 0;
 };
 
 TEST_F(RunTest, AnyNumberOfWorkersGivesTheSameBytes) {
@@ -245,7 +136,7 @@ TEST_F(RunTest, WhatTheLastStepSpoilsIsNotSaved) {
         Case{{"stages=[\"wide\",\"baseline\"]", "baseline.steps=1", "baseline.lr=1e300"},
              "stage baseline, after step 1: "},
         Case{{"stages=[\"wide\",\"baseline\"]", "baseline.steps=1", "baseline.lr=1e32"},
-             "stage baseline, after the last step: the loss on the test images is not finite"}}) {
+             "stage baseline, after the last step: the loss on the test split is not finite"}}) {
     std::vector<std::string> settings;
     for (const std::string& setting : c.settings) settings.insert(settings.end(), {"--set", setting});
     fs::path output = folder_ / std::to_string(number++);
