@@ -7,7 +7,7 @@
 #   format    clang-format would change nothing
 #   unit      the optimised build, all tests
 #   tidy      clang-tidy finds nothing
-#   check     (only where named) the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
+#   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
 #   cuda      (only where named) nvcc compiles the kernels for every architecture; their resources are within the budget
@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit run tidy sanitize fuzz bench)
+all_parts=(format unit check run tidy sanitize fuzz bench)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0

@@ -195,9 +195,9 @@ TEST_P(BatchNorm, Inference) {
 
 TEST_P(BatchNorm, OneRowIsAFailure) {
   Case one = batch_norm_case({"one row", {.rows = 1, .channels = 3}});
-  const auto& [backend, type] = GetParam();
-  std::unique_ptr<Stream> stream = backend->make_stream(1);
-  EXPECT_THROW(run(*backend, *stream, type, one), Failure);
+  const Subject& subject = GetParam();
+  std::unique_ptr<Stream> stream = subject.backend->make_stream(1);
+  EXPECT_THROW(run(*subject.backend, *stream, subject.type, one), Failure);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BatchNorm, ::testing::ValuesIn(subjects()),

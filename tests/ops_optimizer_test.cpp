@@ -235,9 +235,9 @@ TEST_P(Optimizer, SumOfSquaresOfManySegments) {
   std::vector<Segment> segments;
   for (int64_t i = 0; i < 600; ++i) segments.push_back({.offset = 7 * i, .size = i % 8});
   Case many = sum_of_squares_case("many segments", Inputs("many").integers(7 * 600, 9), segments);
-  const auto& [backend, type] = GetParam();
-  std::unique_ptr<Stream> stream = backend->make_stream(1);
-  EXPECT_EQ(run(*backend, *stream, type, many).values, reference(many));
+  const Subject& subject = GetParam();
+  std::unique_ptr<Stream> stream = subject.backend->make_stream(1);
+  EXPECT_EQ(run(*subject.backend, *stream, subject.type, many).values, reference(many));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Optimizer, ::testing::ValuesIn(subjects()),

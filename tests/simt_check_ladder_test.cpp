@@ -37,7 +37,7 @@ constexpr int64_t kSize = 128;
 Traffic traffic(const std::string& name) {
   const ladder::Rung* rung = ladder::kRungs;
   while (rung->name != name) ++rung;
-  CudaBackend backend("sim", 0);
+  CudaBackend backend("sim", 0, {});
   const auto stream = backend.make_stream(1);
   // Large enough for both types.
   OnDevice<float> a(integers(kSize * kSize, 1)), b(integers(kSize * kSize, 2)), out(kSize * kSize);
