@@ -46,6 +46,7 @@ class Parameter {
   const int64_t offset;  ///< elements, in the flat buffer of parameters or of statistics
   const int64_t size;
   bool trainable = true;
+  double rate = 1;  ///< multiplies the optimizer's learning rate
 
   bool is_statistic() const { return role == Role::running_mean || role == Role::running_variance; }
   Tensor value() const;

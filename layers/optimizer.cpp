@@ -25,13 +25,13 @@ Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& 
     trained_.push_back(&p);
     segments_.push_back({p.offset, p.size, decay});
     for (int64_t begin = 0; begin < p.size;) {
-      if (room <= 0) {
-        portions_.emplace_back();
+      if (room <= 0 || portions_.back().rate != p.rate) {
+        portions_.push_back({p.rate, {}});
         room = kPortion;
       }
       int64_t size = p.size - begin;
       if (options.rule != OptimizerOptions::Rule::lamb) size = std::min(room, size);
-      portions_.back().push_back({p.offset + begin, size, decay});
+      portions_.back().segments.push_back({p.offset + begin, size, decay});
       begin += size;
       room -= size;
     }
@@ -73,19 +73,20 @@ Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double c
   ++steps_;
   Tensor values = store_.values();
   team.run(static_cast<int64_t>(portions_.size()), [&](Stream& stream, int64_t i) {
-    std::span<const Segment> portion = portions_[static_cast<size_t>(i)];
+    const auto& [rate, portion] = portions_[static_cast<size_t>(i)];
+    const double own_lr = rate * lr;
     Backend& backend = team.backend();
     switch (options_.rule) {
       case OptimizerOptions::Rule::sgd:
-        return backend.sgd(stream, portion, type_, {lr, options_.momentum, options_.nesterov}, scale,
+        return backend.sgd(stream, portion, type_, {own_lr, options_.momentum, options_.nesterov}, scale,
                            gradients.data(), moments_[0].data(), values.data());
       case OptimizerOptions::Rule::adamw:
         return backend.adamw(stream, portion, type_,
-                             {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
+                             {own_lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
                              gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
       case OptimizerOptions::Rule::lamb:
         return backend.lamb(stream, portion, type_,
-                            {lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
+                            {own_lr, options_.beta1, options_.beta2, options_.eps, steps_}, scale,
                             gradients.data(), moments_[0].data(), moments_[1].data(), values.data());
     }
   });

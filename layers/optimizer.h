@@ -30,7 +30,7 @@ struct NamedTensor {
 
 class Optimizer {
  public:
-  /// Trains the parameters of `store` that are trainable now; fresh state.
+  /// Trains the parameters of `store` that are trainable now, at their rates as they are now; fresh state.
   Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& options);
 
   /// What a step did, or why it did nothing.
@@ -60,8 +60,12 @@ class Optimizer {
   DType type_;
   std::vector<Parameter*> trained_;
   std::vector<Segment> segments_;  // one for each trained tensor
-  std::vector<std::vector<Segment>>
-      portions_;                 // the same elements in pieces for the workers: lamb's are whole tensors
+  // The same elements in pieces for the workers, each of one rate; lamb's segments are whole tensors.
+  struct Portion {
+    double rate;
+    std::vector<Segment> segments;
+  };
+  std::vector<Portion> portions_;
   std::vector<Tensor> moments_;  // momentum, or first and second moment
   Tensor average_values_, average_statistics_;
   int64_t steps_ = 0;

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "recipes/hugging_face.h"
 #include "recipes/report.h"
 #include "recipes/run.h"
 #include "recipes/table.h"
@@ -119,8 +120,14 @@ void export_command(const std::filesystem::path& directory, const std::filesyste
     throw UserError("{} has no {} network yet; it has {}", directory.string(), network,
                     fmt::join(run.models.names(), ", "));
   if (network == "thin" && !run.models["thin"].bridged->units().empty()) run.models.merge();
+  const Configuration& c = run.configuration;
   run.engine.team->run_one([&](Stream& stream) {
-    write_weights(output, stream, run.models[network].network->store(), {{"format", "pt"}});
+    const ParameterStore& store = run.models[network].network->store();
+    if (c.network.kind == "bert")
+      write_pretrained(output, bert_spec(c, run.data->facts(), network == "wide"),
+                       read_vocabulary(c.data.vocabulary), !c.data.cased, stream, store);
+    else
+      write_weights(output, stream, store, {{"format", "pt"}});
   });
   fmt::print(stderr, "wrote the {} network to {}\n", network, output.string());
 }

@@ -38,7 +38,8 @@ struct PlanArguments {
 /// figures; without training.
 void plan_command(const PlanArguments& arguments);
 
-/// Writes a network of a run as safetensors with torchvision's names; the thin one merged. `best`: of its
+/// Writes a network of a run as safetensors with torchvision's names, or a BERT as write_pretrained does; the
+/// thin one merged. `best`: of its
 /// best evaluation instead of the last state. `device` as for evaluate.
 void export_command(const std::filesystem::path& run, const std::filesystem::path& output,
                     const std::string& network, const std::string& device, bool best);

@@ -97,6 +97,7 @@ struct StageOptions {
   std::vector<int64_t> milestones;
   double gamma = 0.1;
   double label_smoothing = 0;
+  double layer_decay = 1;
   double clip_norm = 0;
   double ema_decay = 0;
   AugmentationOptions augmentation;

@@ -75,6 +75,14 @@ Field label_smoothing(StageOptions& options) {
           kFraction};
 }
 
+Field layer_decay(StageOptions& options) {
+  return {
+      "layer_decay",
+      &options.layer_decay,
+      "Factor of the learning rate from each block to the one below it; the head has the full rate (timm's).",
+      {.least = 0, .most = 1, .least_excluded = true}};
+}
+
 Section stage(std::string key, std::string meaning, StageOptions& options, std::vector<Field> own) {
   Section section{
       std::move(key), std::move(meaning), stage_fields(options), {augmentation(options.augmentation)}};
@@ -239,11 +247,12 @@ Section describe(Configuration& c) {
          {},
          {"inner", "full"}},
         {"factor", &c.widen.factor, "Wide over thin channels; must give whole numbers.", {1, 1024}}}});
-  top.sections.push_back(
-      stage("baseline", "The thin network trained from scratch.", c.baseline, {label_smoothing(c.baseline)}));
+  top.sections.push_back(stage("baseline", "The thin network trained from scratch.", c.baseline,
+                               {label_smoothing(c.baseline), layer_decay(c.baseline)}));
   top.sections.push_back(stage(
       "wide", "Stage 1: the wide network trained as usual.", c.wide,
       {label_smoothing(c.wide),
+       layer_decay(c.wide),
        {"weights", &c.wide.weights, "A safetensors file with the wide network, instead of training it."}}));
   top.sections.push_back(stage(
       "imitate",
@@ -279,12 +288,13 @@ Section describe(Configuration& c) {
         kFromOne},
        {"statistics_batches", &c.imitate.statistics_batches,
         "Batches from which batch-norm statistics are estimated anew afterwards; 0: not.", kNotNegative}}));
-  top.sections.push_back(
-      stage("match",
-            "The thin network learns the wide one's class probabilities (KL), of text at the masked tokens.",
-            c.match, {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}}));
+  top.sections.push_back(stage(
+      "match",
+      "The thin network learns the wide one's class probabilities (KL), of text at the masked tokens.",
+      c.match,
+      {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}, layer_decay(c.match)}));
   top.sections.push_back(stage("finetune", "Stage 3: the thin network learns the labels.", c.finetune,
-                               {label_smoothing(c.finetune)}));
+                               {label_smoothing(c.finetune), layer_decay(c.finetune)}));
   top.sections.push_back(
       {"checkpoint",
        "What is kept; the best one always is.",

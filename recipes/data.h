@@ -26,6 +26,10 @@ class Data {
   virtual const DataFacts& facts() const = 0;
   int64_t size(Split split) const { return split == Split::train ? facts().train : facts().test; }
 
+  /// A hash of the content, which a resumed run must find again; empty for images, which nobody reads whole
+  /// before they are needed.
+  virtual std::string identity() const { return ""; }
+
   /// Training batches of a stage, in an order and with changes (crops, masks) drawn under `key`, from step
   /// `first` to before `end`; a step's bits do not depend on `first`. The last, smaller batch of an epoch is
   /// left out.

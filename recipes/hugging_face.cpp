@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "layers/weights.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 
@@ -145,6 +146,21 @@ std::string write_bert_config(const BertSpec& spec) {
     if (spec.classes == 1) json["problem_type"] = "regression";
   }
   return json.dump(2) + "\n";
+}
+
+void write_pretrained(const std::filesystem::path& output, const BertSpec& spec, const Vocabulary& vocabulary,
+                      bool lowercase, Stream& stream, const ParameterStore& store) {
+  const std::string config = write_bert_config(spec);
+  const bool file = output.extension() == ".safetensors";
+  const std::filesystem::path folder = !file ? output : output.has_parent_path() ? output.parent_path() : ".";
+  if (!file) std::filesystem::create_directories(folder);
+  write_weights(file ? output : folder / "model.safetensors", stream, store, {{"format", "pt"}});
+  write_vocabulary(folder / "vocab.txt", vocabulary);
+  const Json tokenizer = {{"do_lower_case", lowercase},
+                          {"model_max_length", spec.positions},
+                          {"tokenizer_class", "BertTokenizer"}};
+  write_file_atomically(folder / "tokenizer_config.json", tokenizer.dump(2) + "\n");
+  write_file_atomically(folder / "config.json", config);
 }
 
 PretrainedBert::PretrainedBert(const std::filesystem::path& folder) : weights(folder / "model.safetensors") {

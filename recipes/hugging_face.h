@@ -22,6 +22,13 @@ BertSpec parse_bert_config(std::string_view json, const std::string& shown);
 /// The other way. UserError for a widened network: transformers' heads share the hidden width.
 std::string write_bert_config(const BertSpec& spec);
 
+/// Writes a BERT as PretrainedBert and transformers' from_pretrained read it. `output` is a folder, made if
+/// need be; or a file *.safetensors, beside which the other files go. They are config.json, vocab.txt and
+/// tokenizer_config.json. UserError as write_bert_config, before anything is written, and as
+/// write_file_atomically.
+void write_pretrained(const std::filesystem::path& output, const BertSpec& spec, const Vocabulary& vocabulary,
+                      bool lowercase, Stream& stream, const ParameterStore& store);
+
 /// A folder's parts; its weights are not read yet.
 struct PretrainedBert {
   /// UserError as read_bert_config and read_vocabulary; or a file is missing, or vocab.txt has more tokens

@@ -102,9 +102,13 @@ int run(int argc, char** argv) {
       "export",
       "Write a network of a run as safetensors with torchvision's tensor names (filters [K, C, R, S]); the "
       "thin one with its bridges merged.\n"
-      "In PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE), strict=True).");
+      "In PyTorch: model.load_state_dict(safetensors.torch.load_file(FILE), strict=True).\n"
+      "A BERT is written as transformers keeps it: give a folder, for "
+      "AutoModelForMaskedLM.from_pretrained(FOLDER), "
+      "or a\n"
+      "*.safetensors file, beside which config.json, vocab.txt and tokenizer_config.json go.");
   export_app->add_option("run", path, "a run directory")->required();
-  export_app->add_option("output", output, "the file to write")->required();
+  export_app->add_option("output", output, "the file to write; of a BERT a folder or a file")->required();
   export_app->add_option("--network", network, "which network (default: thin)")
       ->check(CLI::IsMember({"thin", "wide", "baseline"}));
   export_app->add_option("--device", device, other_device);

@@ -143,4 +143,18 @@ void Models::load(const SafetensorsFile& weights, const std::string& shown, bool
 
 bool belongs(const std::string& name, const std::string& prefix) { return name.starts_with(prefix + "."); }
 
+void set_layer_rates(Network& network, double decay) {
+  const std::vector<Block>& blocks = network.blocks();
+  std::vector<std::string> head = network.head_parts();
+  head.emplace_back("bridge");
+  for (Parameter& p : network.store().all()) {
+    auto holds = [&](const std::string& part) { return belongs(p.name, part); };
+    auto block = std::ranges::find_if(blocks, holds, &Block::name);
+    const auto above = std::any_of(head.begin(), head.end(), holds) ? 0
+                       : block != blocks.end()                      ? blocks.end() - block
+                                                                    : std::ssize(blocks) + 1;
+    p.rate = std::pow(decay, static_cast<double>(above));
+  }
+}
+
 }  // namespace taper

@@ -80,4 +80,8 @@ class Models {
 /// Whether `name` ("layer1.0.conv1.weight") belongs to the part `prefix` ("layer1.0").
 bool belongs(const std::string& name, const std::string& prefix);
 
+/// Layer-wise decay of the learning rate, as timm's layer_decay: 1 for the head, `decay` for the last block,
+/// and so on down to decay^(blocks + 1) for the stem; 1 for bridges.
+void set_layer_rates(Network& network, double decay);
+
 }  // namespace taper

@@ -71,6 +71,10 @@ void Run::restore(const Checkpoint& checkpoint) {
   errors_before_.clear();
   for (size_t i = 0; metadata.contains(error_key(i)); ++i)
     errors_before_.push_back(number(metadata, error_key(i).c_str()));
+  if (auto data = metadata.find("data"); data == metadata.end() || data->second != data_->identity())
+    throw UserError(
+        "{}: the text or the vocabulary is not what {} was trained on; bring that back, or start a new run",
+        configuration_.data.path, checkpoint.name);
   LogPosition log{integer("log.metrics"), integer("log.events")};
   models_.load(checkpoint.weights, checkpoint.name, merged(configuration_, position_.stage));
   for (const std::string& name : models_.names()) {
@@ -90,6 +94,7 @@ std::map<std::string, std::string> Run::metadata() {
       {"unit", std::to_string(position_.unit)},
       {"step", std::to_string(position_.step)},
       {"skipped", std::to_string(skipped_)},
+      {"data", data_->identity()},
       {"log.metrics", std::to_string(log.metrics)},
       {"log.events", std::to_string(log.events)},
       {"optimizer.steps", std::to_string(optimizer_ ? optimizer_->steps() : 0)}};

@@ -114,6 +114,7 @@ Run::Job Run::make_job() {
   if (name == "imitate") {
     job.targets = imitation_->rounds()[static_cast<size_t>(position_.unit)];
     imitation_->select(job.targets);
+    set_layer_rates(*model.network, 1);
     job.objective = imitation_->objective(job.targets, imitation_->input());
     ImitationCost cost = imitation_->cost(job.targets);
     job.student_flops = cost.student;
@@ -123,6 +124,7 @@ Run::Job Run::make_job() {
   bool tied = model.bridged->kind() == BridgeKind::tied;
   for (Parameter& p : model.network->store().all())
     p.trainable = !p.is_statistic() && !(tied && belongs(p.name, "bridge"));
+  set_layer_rates(*model.network, options.layer_decay);
   job.student_flops =
       3 * (forward_flops(models_.costs(job.network)) + bridge_flops(*model.bridged, data_->facts().extent));
   const BridgedNetwork& student = *model.bridged;

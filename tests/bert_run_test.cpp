@@ -5,7 +5,9 @@
 #include <cmath>
 #include <map>
 
+#include "recipes/hugging_face.h"
 #include "runtime/philox.h"
+#include "runtime/safetensors.h"
 #include "tests/small_text.h"
 #include "tests/taper_process.h"
 
@@ -83,6 +85,19 @@ TEST_F(BertRunTest, TheThinNetworkLearnsFromTheWideOne) {
     EXPECT_LT(unit["error_after"], unit["error_before"].get<double>() / 2) << unit;
 }
 
+TEST_F(BertRunTest, GoesOnWithTheSameTextOnly) {
+  const fs::path output = folder_ / "run";
+  ASSERT_EQ(interrupt(output, 10, SIGTERM, false).code, 0);
+  const std::string text = read(text_.folder / "corpus/two.txt"), log = read(output / "metrics.jsonl");
+  std::ofstream(text_.folder / "corpus/two.txt") << text << "Nothing follows.\n";
+  Result changed = run(train(output, {"--resume"}));
+  EXPECT_EQ(changed.code, 2);
+  EXPECT_THAT(changed.text, HasSubstr("the text or the vocabulary is not what step-"));
+  EXPECT_EQ(read(output / "metrics.jsonl"), log);
+  std::ofstream(text_.folder / "corpus/two.txt") << text;
+  EXPECT_EQ(run(train(output, {"--resume"})).code, 0);
+}
+
 TEST_F(BertRunTest, EveryCommandSpeaksOfText) {
   const fs::path output = folder_ / "run";
   ASSERT_EQ(run(train(output)).code, 0);
@@ -110,6 +125,39 @@ TEST_F(BertRunTest, EveryCommandSpeaksOfText) {
               HasSubstr("nowhere is not there, so data.train_limit and network.vocab_size"));
   describe.insert(describe.end(), {"--set", "network.vocab_size=120"});
   EXPECT_THAT(run(describe).text, HasSubstr("nowhere is not there"));
+}
+
+TEST_F(BertRunTest, ExportsWhatTransformersReads) {
+  const fs::path output = folder_ / "run", exported = folder_ / "exported";
+  ASSERT_EQ(run(train(output)).code, 0);
+  Result result = run({"export", output.string(), exported.string()});
+  ASSERT_EQ(result.code, 0) << result.text;
+  taper::PretrainedBert bert(exported);
+  EXPECT_EQ(bert.spec.hidden, 16);
+  EXPECT_EQ(bert.spec.heads, 2);
+  EXPECT_EQ(bert.spec.positions, 32);
+  EXPECT_TRUE(bert.lowercase);
+  EXPECT_EQ(read(exported / "vocab.txt"), read(text_.folder / "vocab.txt"));
+  auto config = nlohmann::json::parse(read(exported / "config.json"));
+  EXPECT_EQ(config["architectures"][0], "BertForMaskedLM");
+  EXPECT_EQ(config["vocab_size"], bert.vocabulary->size());
+  // The tensors are those that the run ended with, under transformers' names.
+  auto ours = taper::SafetensorsFile::read(newest(output) / "weights.safetensors");
+  auto theirs = taper::SafetensorsFile::read(bert.weights);
+  EXPECT_EQ(theirs.tensors().size(), 5u + 2 * 16 + 5);
+  for (const taper::TensorBytes& tensor : theirs.tensors())
+    EXPECT_TRUE(std::ranges::equal(tensor.bytes, ours.tensor("thin." + tensor.name).bytes)) << tensor.name;
+
+  const fs::path file = folder_ / "beside/thin.safetensors";
+  fs::create_directories(file.parent_path());
+  ASSERT_EQ(run({"export", output.string(), file.string()}).code, 0);
+  EXPECT_EQ(read(file), read(bert.weights));
+  EXPECT_EQ(read(folder_ / "beside/config.json"), read(exported / "config.json"));
+
+  Result wide = run({"export", output.string(), (folder_ / "wide").string(), "--network", "wide"});
+  EXPECT_EQ(wide.code, 2);
+  EXPECT_THAT(wide.text, HasSubstr("export the thin one"));
+  EXPECT_FALSE(fs::exists(folder_ / "wide"));
 }
 
 TEST_F(BertRunTest, RefusesWhatMakesNoSense) {

@@ -175,8 +175,8 @@ std::vector<fs::path> text_files(const fs::path& path) {
   return files;
 }
 
-TokenCache::TokenCache(const TextSource& source, const fs::path& folder) {
-  fs::path path = folder / cache_name(source);
+TokenCache::TokenCache(const TextSource& source, const fs::path& folder) : name_(cache_name(source)) {
+  fs::path path = folder / name_;
   const auto files = std::ssize(source.files);
   if (fs::exists(path)) {
     mapped_.emplace(path);

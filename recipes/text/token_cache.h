@@ -42,8 +42,11 @@ class TokenCache {
     return tokens_.subspan(static_cast<size_t>(starts_[i]), static_cast<size_t>(starts_[i + 1] - starts_[i]));
   }
   size_t files() const { return starts_.size() - 1; }
+  /// Its file's: the hash of all that decides the tokens.
+  const std::string& name() const { return name_; }
 
  private:
+  std::string name_;
   std::optional<MappedFile> mapped_;
   std::span<const int64_t> starts_;
   std::span<const int32_t> tokens_;
