@@ -62,6 +62,8 @@ class SafetensorsFile {
   /// data to its dtype, so copy it with memcpy.
   const std::vector<TensorBytes>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// The whole file.
+  std::span<const std::byte> content() const { return content_; }
   /// nullptr if there is none of that name.
   const TensorBytes* find(std::string_view name) const;
   /// UserError, naming the file, if there is none of that name.

@@ -88,6 +88,8 @@ class Stream {
   virtual void zero(void* destination, int64_t bytes) = 0;
   /// Waits until all work issued so far is done; throws what it failed with.
   virtual void synchronize() = 0;
+  /// Whether the host reads and writes its memory as any other.
+  virtual bool on_host() const { return false; }
   const std::shared_ptr<CachingAllocator>& allocator() const { return allocator_; }
 
  private:
@@ -103,6 +105,7 @@ class HostStream : public Stream {
   void copy(void* destination, const void* source, int64_t bytes) override;
   void zero(void* destination, int64_t bytes) override;
   void synchronize() override {}
+  bool on_host() const override { return true; }
 };
 
 }  // namespace taper

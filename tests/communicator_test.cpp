@@ -1,0 +1,283 @@
+// Ranks as threads: what the collectives make of exchange(), in which order sums over ranks are added, which
+// rank is blamed, and what the environment says.
+
+#include "runtime/communicator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "autograd/collectives.h"
+#include "runtime/philox.h"
+#include "runtime/rank_watch.h"
+
+namespace taper {
+namespace {
+
+using testing::HasSubstr;
+
+// What ranks of one process lay down for each other.
+struct Mailboxes {
+  std::mutex mutex;
+  std::condition_variable arrived;
+  std::map<std::pair<int64_t, int64_t>, std::vector<std::vector<std::byte>>> letters;  // by (from, to)
+};
+
+class ThreadRank final : public Communicator {
+ public:
+  ThreadRank(int64_t rank, int64_t ranks, Mailboxes& mail)
+      : Communicator({.rank = rank, .ranks = ranks}), mail_(mail) {}
+  void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) override {
+    std::unique_lock lock(mail_.mutex);
+    mail_.letters[{rank(), partner}].emplace_back(send.begin(), send.end());
+    mail_.arrived.notify_all();
+    auto& box = mail_.letters[{partner, rank()}];
+    mail_.arrived.wait(lock, [&] { return !box.empty(); });
+    ASSERT_EQ(box.front().size(), receive.size());
+    std::copy(box.front().begin(), box.front().end(), receive.begin());
+    box.erase(box.begin());
+    sent += send.size();
+    to_neighbour += (partner ^ rank()) == 1 ? send.size() : 0;
+  }
+  void note(const std::string&) override {}
+  void set_timeout(double) override {}
+  [[noreturn]] void fail(const std::string& message, int exit_code) override {
+    throw Error(message, exit_code);
+  }
+  void finish() override {}
+
+  size_t sent = 0, to_neighbour = 0;
+
+ private:
+  Mailboxes& mail_;
+};
+
+// Runs body(rank) on every one of them at once.
+void on_ranks(int64_t ranks, const std::function<void(ThreadRank&)>& body) {
+  Mailboxes mail;
+  std::vector<std::jthread> threads;
+  for (int64_t rank = 0; rank < ranks; ++rank)
+    threads.emplace_back([&, rank] {
+      ThreadRank communicator(rank, ranks, mail);
+      body(communicator);
+    });
+}
+
+TEST(Communicator, GathersWhatEachGivesInTheOrderOfRanks) {
+  for (int64_t ranks : {1, 2, 4, 8})
+    on_ranks(ranks, [&](ThreadRank& self) {
+      std::vector<std::string> expected;
+      for (int64_t r = 0; r < ranks; ++r)
+        expected.emplace_back(static_cast<size_t>(3 * r), static_cast<char>('a' + r));
+      EXPECT_EQ(self.all_gather(expected[static_cast<size_t>(self.rank())]), expected);
+      EXPECT_EQ(self.broadcast(self.first() ? "from the first" : "x"), "from the first");
+      for (int64_t one = 0; one < ranks; ++one) EXPECT_TRUE(self.any(self.rank() == one));
+      EXPECT_FALSE(self.any(false));
+      self.barrier();
+    });
+}
+
+// Values whose sum depends on the order of every single addition.
+std::vector<float> shard_values(int64_t shard, int64_t size) {
+  Draws draws(11, static_cast<uint64_t>(shard), 0);
+  std::vector<float> values(static_cast<size_t>(size));
+  for (float& v : values) v = (2 * draws.uniform() - 1) * std::exp2(static_cast<float>(draws.below(24)));
+  return values;
+}
+
+class Collectives : public testing::TestWithParam<DType> {
+ protected:
+  // The sum of all shards as `self` holds it in the end, as bytes, and its reports.
+  std::pair<std::vector<std::byte>, std::map<int64_t, int64_t>> sum(ThreadRank& self, int64_t shards,
+                                                                    int64_t size) {
+    Team team(*backend_, 2, 1);
+    Range own = shards_of_rank(self, shards);
+    ShardTree tree(*backend_, DType::f32, own.end - own.begin, size, 5);
+    team.run(own.end - own.begin, [&](Stream& stream, int64_t i) {
+      int64_t shard = own.begin + i;
+      ShardSums sums = tree.make(stream);
+      std::vector<float> values = shard_values(shard, size + 5);
+      stream.upload(sums.gradients.data(), values.data(), sums.gradients.bytes());
+      stream.upload(sums.statistics.data(), values.data() + size, sums.statistics.bytes());
+      sums.reports[shard % 3] = 1;
+      tree.finish(stream, i, std::move(sums));
+    });
+    ShardSums sums = tree.total(team);
+    all_reduce(self, team, sums);
+    std::vector<std::byte> bytes(static_cast<size_t>((size + 5) * 4));
+    team.run_one([&](Stream& stream) {
+      stream.download(bytes.data(), sums.gradients.data(), sums.gradients.bytes());
+      stream.download(bytes.data() + size * 4, sums.statistics.data(), sums.statistics.bytes());
+    });
+    return {bytes, sums.reports};
+  }
+  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+};
+
+TEST_F(Collectives, AnyNumberOfRanksContinuesTheTreeOfShards) {
+  for (int64_t size : {1, 7, 1000, 300'001}) {
+    auto expected = std::pair<std::vector<std::byte>, std::map<int64_t, int64_t>>();
+    on_ranks(1, [&](ThreadRank& self) { expected = sum(self, 16, size); });
+    for (int64_t ranks : {2, 4, 8, 16})
+      on_ranks(ranks, [&](ThreadRank& self) {
+        EXPECT_TRUE(sum(self, 16, size) == expected) << size << " values on " << ranks << " ranks";
+      });
+  }
+}
+
+// A vector of one type, reduced and gathered: each rank's part of the sum is the whole one's, and as much is
+// sent as is documented.
+TEST_P(Collectives, ScatteredPartsAreThoseOfTheSum) {
+  constexpr int64_t kSize = 4096, kRanks = 8;
+  DType type = GetParam();
+  on_ranks(kRanks, [&](ThreadRank& self) {
+    Team team(*backend_, 1, 1);
+    Tensor values;
+    auto fill = [&](Stream& stream) {
+      Tensor f32 = Tensor::from<float>(stream, {kSize}, shard_values(self.rank(), kSize));
+      values = Tensor(stream, type, {kSize});
+      backend_->cast(stream, kSize, DType::f32, f32.data(), type, values.data());
+    };
+    auto bytes = [&](const Tensor& tensor) {
+      std::vector<std::byte> result(static_cast<size_t>(tensor.bytes()));
+      team.run_one([&](Stream& stream) { stream.download(result.data(), tensor.data(), tensor.bytes()); });
+      return result;
+    };
+    team.run_one(fill);
+    Range own = reduce_scatter(self, team, values);
+    EXPECT_EQ(own.end - own.begin, kSize / kRanks);
+    EXPECT_EQ(self.sent, static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
+    EXPECT_EQ(self.to_neighbour, static_cast<size_t>(values.bytes()) / 2);
+    auto part = bytes(values.slice(own.begin, own.end - own.begin));
+    all_gather(self, team, values);
+    EXPECT_EQ(self.sent, 2 * static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
+    Tensor whole = values;
+    EXPECT_EQ(bytes(whole.slice(own.begin, own.end - own.begin)), part);
+    team.run_one(fill);
+    all_reduce(self, team, values);
+    EXPECT_EQ(bytes(values), bytes(whole));
+    // All ranks have the same.
+    auto own_bytes = bytes(values);
+    std::string text(reinterpret_cast<const char*>(own_bytes.data()), own_bytes.size());
+    for (const std::string& theirs : self.all_gather(text)) EXPECT_TRUE(theirs == text);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Collectives, testing::Values(DType::f32, DType::bf16),
+                         [](const auto& info) { return std::string(name(info.param)); });
+
+Environment environment(std::map<std::string, std::string> values) {
+  return [values](const std::string& name) -> std::optional<std::string> {
+    auto found = values.find(name);
+    return found == values.end() ? std::nullopt : std::optional(found->second);
+  };
+}
+
+TEST(RankPlace, IsTheFirstThatTheEnvironmentTellsOf) {
+  struct Case {
+    std::map<std::string, std::string> values;
+    RankPlace expected;
+  };
+  for (const Case& c : {
+           Case{{}, {}},
+           Case{{{"OMPI_COMM_WORLD_RANK", "5"},
+                 {"OMPI_COMM_WORLD_SIZE", "8"},
+                 {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                 {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
+                 {"SLURM_PROCID", "0"},  // of Open MPI's daemon
+                 {"SLURM_STEP_NUM_TASKS", "2"}},
+                {5, 8, 1, 4, "Open MPI"}},
+           Case{{{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALRANKID", "1"}, {"MPI_LOCALNRANKS", "2"}},
+                {1, 2, 1, 2, "PMI"}},
+           Case{{{"SLURM_PROCID", "6"},
+                 {"SLURM_STEP_NUM_TASKS", "8"},
+                 {"SLURM_LOCALID", "2"},
+                 {"SLURM_STEP_TASKS_PER_NODE", "4(x2)"}},
+                {6, 8, 2, 4, "Slurm"}},
+           Case{{{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}}, {}},  // a batch script
+           Case{{{"RANK", "3"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"}},
+                {3, 4, 1, 2, "RANK and WORLD_SIZE"}},
+           Case{{{"OMPI_COMM_WORLD_RANK", "1"},
+                 {"OMPI_COMM_WORLD_SIZE", "2"},
+                 {"RANK", "1"},
+                 {"WORLD_SIZE", "2"}},
+                {1, 2, 0, 1, "Open MPI"}},
+       }) {
+    RankPlace place = find_rank(environment(c.values));
+    EXPECT_EQ(place.rank, c.expected.rank);
+    EXPECT_EQ(place.ranks, c.expected.ranks);
+    EXPECT_EQ(place.local_rank, c.expected.local_rank);
+    EXPECT_EQ(place.local_ranks, c.expected.local_ranks);
+    EXPECT_EQ(place.starter, c.expected.starter);
+  }
+}
+
+TEST(RankPlace, RefusesWhatCannotBe) {
+  struct Case {
+    std::map<std::string, std::string> values;
+    std::string says;
+  };
+  for (const Case& c : {
+           Case{{{"RANK", "4"}, {"WORLD_SIZE", "4"}}, "RANK=4 with WORLD_SIZE=4"},
+           Case{{{"RANK", "0"}}, "RANK without WORLD_SIZE"},
+           Case{{{"WORLD_SIZE", "2"}}, "WORLD_SIZE without RANK"},
+           Case{{{"RANK", "one"}, {"WORLD_SIZE", "4"}}, "RANK is \"one\""},
+           Case{{{"RANK", "-1"}, {"WORLD_SIZE", "4"}}, "RANK is \"-1\""},
+           Case{{{"RANK", "1"}, {"WORLD_SIZE", "99999999999999999999"}}, "WORLD_SIZE is"},
+           Case{{{"RANK", "1"}, {"WORLD_SIZE", "0"}}, "RANK=1 with WORLD_SIZE=0"},
+           Case{{{"RANK", "1"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "2"}}, "LOCAL_RANK=2"},
+           Case{{{"OMPI_COMM_WORLD_RANK", "1"}}, "OMPI_COMM_WORLD_RANK without OMPI_COMM_WORLD_SIZE"},
+           Case{{{"OMPI_COMM_WORLD_RANK", "1"},
+                 {"OMPI_COMM_WORLD_SIZE", "2"},
+                 {"RANK", "0"},
+                 {"WORLD_SIZE", "2"}},
+                "rank 1 of 2 by Open MPI, but rank 0 of 2 by RANK and WORLD_SIZE"},
+       }) {
+    try {
+      find_rank(environment(c.values));
+      ADD_FAILURE() << "accepted: " << c.says;
+    } catch (const UserError& error) {
+      EXPECT_THAT(error.what(), HasSubstr(c.says));
+    }
+  }
+}
+
+TEST(RankPlace, WithoutMpiThereIsOneProcess) {
+  EXPECT_EQ(make_communicator(environment({}))->ranks(), 1);
+  EXPECT_EQ(make_communicator(environment({{"RANK", "0"}, {"WORLD_SIZE", "1"}}))->ranks(), 1);
+  try {
+    make_communicator(environment({{"RANK", "0"}, {"WORLD_SIZE", "2"}}));
+    ADD_FAILURE() << "nothing connects these ranks";
+  } catch (const UserError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("start them with mpirun -n 2"));
+  }
+}
+
+TEST(RankWatch, BlamesTheRankThatHoldsTheOthersUp) {
+  auto rank = [](const char* name, double heard, int64_t waits_for = -1, double since = 0) {
+    return RankStatus{name, heard, waits_for, since};
+  };
+  auto lost = [](const std::vector<RankStatus>& ranks) {
+    return lost_rank(ranks, "stage wide, step 5", 100, 60);
+  };
+  EXPECT_EQ(lost({rank("rank 0", 99), rank("rank 1", 41)}), "");
+  EXPECT_THAT(
+      lost({rank("rank 0", 99), rank("rank 1", 39)}),
+      testing::AllOf(HasSubstr("rank 1 has not been heard of for 61 s"), HasSubstr("stage wide, step 5")));
+  EXPECT_EQ(lost({rank("rank 0", 99, 1, 41), rank("rank 1", 99)}), "");
+  EXPECT_THAT(lost({rank("rank 0", 99, 1, 39), rank("rank 1", 99)}),
+              HasSubstr("rank 1 has kept rank 0 waiting"));
+  // Rank 2 waits for rank 0 longest, but rank 0 waits for rank 1 itself.
+  EXPECT_THAT(lost({rank("rank 0", 99, 1, 50), rank("rank 1", 98), rank("rank 2", 99, 0, 20)}),
+              HasSubstr("rank 1 has kept rank 2 waiting for 80 s"));
+  EXPECT_THAT(lost({rank("rank 0", 99, 1, 30), rank("rank 1", 45)}),
+              HasSubstr("rank 1 has not been heard of for 55 s"));
+}
+
+}  // namespace
+}  // namespace taper
