@@ -12,24 +12,31 @@ namespace taper {
 /// A shard of a batch on the device. Of text, the tape points to its sequences, so it must outlive the tape's
 /// passes.
 struct ShardInput {
-  Var input;      ///< what Network::stem reads: images [count, h, w, channels] of the activations' type
-  Tensor labels;  ///< i32, one for each row of the network's logits
-  int64_t count;  ///< samples
+  Var input;  ///< what Network::stem reads: images [count, h, w, channels] of the activations' type; null for
+              ///< 0
+  Tensor labels;                                         ///< i32, one for each row of the network's logits
+  int64_t count;                                         ///< samples
   std::unique_ptr<const Sequences> sequences = nullptr;  ///< of text only
+};
+
+/// What a rank needs of each batch: samples [part count / parts, (part + 1) count / parts), its shards'.
+struct Share {
+  int64_t part = 0, parts = 1;
 };
 
 class Batch {
  public:
   virtual ~Batch() = default;
   /// Samples [begin, end) on the tape's device, and how they form sequences on the tape: the same values
-  /// however the batch is cut.
+  /// however the batch is cut. They lie within the share that was asked for; those left out are missing, so
+  /// there may be none.
   virtual ShardInput upload(Tape& tape, int64_t begin, int64_t end) const = 0;
 
   /// What speed is counted in: images, or tokens.
   virtual int64_t items() const { return count; }
 
-  int64_t count = 0;    ///< samples; 0 is possible where all were left out
-  int64_t skipped = 0;  ///< samples left out because they could not be read
+  int64_t count = 0;    ///< samples, whatever the share, with those left out
+  int64_t skipped = 0;  ///< samples of the share left out because they could not be read
 };
 
 /// Batches one after the other, for one caller at a time.

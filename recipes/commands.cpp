@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "recipes/hugging_face.h"
+#include "recipes/ranks.h"
 #include "recipes/report.h"
 #include "recipes/run.h"
 #include "recipes/table.h"
@@ -61,18 +62,36 @@ struct OpenRun {
 
 }  // namespace
 
-void train_command(const TrainArguments& arguments) {
+namespace {
+
+void train(const TrainArguments& arguments, Communicator& ranks) {
   Configuration configuration = read_configuration(arguments.configuration, arguments.overrides);
   std::filesystem::path output = arguments.output.empty()
                                      ? std::filesystem::path("runs") / arguments.configuration.stem()
                                      : arguments.output;
+  ranks.set_timeout(static_cast<double>(configuration.rank_timeout));
+  require_possible_ranks(ranks, configuration);
   std::signal(SIGTERM, request_stop);
   std::signal(SIGINT, request_stop);
-  bool finished = Run(configuration, output, arguments.resume, arguments.command).train();
-  if (!finished) return;
+  bool finished = Run(configuration, output, arguments.resume, arguments.command, ranks).train();
+  if (!finished || !ranks.first()) return;
   fmt::print(stderr,
              "the run is in {0}, its report in {0}/report.html; 'taper evaluate {0}' prints its table\n",
              output.string());
+}
+
+}  // namespace
+
+void train_command(const TrainArguments& arguments) {
+  std::unique_ptr<Communicator> ranks = make_communicator(process_environment());
+  try {
+    train(arguments, *ranks);
+  } catch (const Error& error) {
+    ranks->fail(error.what(), error.exit_code());
+  } catch (const std::exception& error) {
+    ranks->fail(error.what(), 1);
+  }
+  ranks->finish();
 }
 
 void evaluate_command(const std::filesystem::path& directory, const std::string& device, bool json) {

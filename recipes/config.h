@@ -138,6 +138,7 @@ struct Configuration {
   std::string precision = "f32";
   int64_t shards = 2;
   int64_t threads_per_shard = 1;
+  int64_t rank_timeout = 60;
   std::vector<std::string> stages;
   DataOptions data;
   NetworkOptions network;
@@ -170,6 +171,9 @@ Configuration parse_configuration(std::string_view text, std::string_view file,
 /// The configuration as TOML with every key explicit. Parsing it gives an equal configuration, and writing
 /// that gives the same text.
 std::string write_configuration(const Configuration& configuration);
+
+/// Whether they give the same network to the bit: all keys agree but those that only say how long to wait.
+bool same_run(const Configuration& a, const Configuration& b);
 
 /// The first key on which two configurations differ, as "wide.epochs is 2 there and 3 here"; empty if none.
 std::string first_difference(const Configuration& there, const Configuration& here);

@@ -230,6 +230,12 @@ Section describe(Configuration& c) {
         &c.threads_per_shard,
         "Threads of one shard; part of the result too.",
         {1, 1024}},
+       {"rank_timeout",
+        &c.rank_timeout,
+        "Seconds that one of several ranks may keep the others waiting; then all end with an error. May "
+        "differ when a run "
+        "is resumed.",
+        {1, 1 << 20}},
        {"stages",
         &c.stages,
         "The stages to run, in order.",

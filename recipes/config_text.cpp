@@ -79,6 +79,12 @@ std::string write_configuration(const Configuration& configuration) {
   return out;
 }
 
+bool same_run(const Configuration& a, const Configuration& b) {
+  Configuration same = a;
+  same.rank_timeout = b.rank_timeout;
+  return same == b;
+}
+
 std::string first_difference(const Configuration& there, const Configuration& here) {
   std::istringstream a(write_configuration(there)), b(write_configuration(here));
   std::string section, line_a, line_b;

@@ -31,14 +31,14 @@ class Data {
   virtual std::string identity() const { return ""; }
 
   /// Training batches of a stage, in an order and with changes (crops, masks) drawn under `key`, from step
-  /// `first` to before `end`; a step's bits do not depend on `first`. The last, smaller batch of an epoch is
-  /// left out.
+  /// `first` to before `end`; a step's bits depend neither on `first` nor on the share. The last, smaller
+  /// batch of an epoch is left out.
   virtual std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first,
-                                                 int64_t end) const = 0;
+                                                 int64_t end, Share share = {}) const = 0;
   /// The first `limit` (0: all) samples of a split once each, as evaluation sees them: the same every time.
-  /// The last batch may hold a few more than `limit`.
-  virtual std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size,
-                                                 int64_t limit = 0) const = 0;
+  /// The last batch may hold a few more than `limit`. The first batch given is number `first`.
+  virtual std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0,
+                                                 int64_t first = 0) const = 0;
 
   /// Steps of one epoch of a stage. UserError if its batch is larger than the data.
   int64_t steps_per_epoch(const StageOptions& stage, const std::string& name) const;

@@ -12,26 +12,31 @@ namespace {
 constexpr int64_t kPortion = 100;
 }  // namespace
 
-void for_each_batch(Team& team, Batches& batches, int64_t count,
-                    const std::function<void(Stream&, const Batch&, int64_t)>& task) {
+std::vector<double> rows_of_batches(Engine& engine, const Data& data, Split split, int64_t batch_size,
+                                    int64_t limit, int64_t width,
+                                    const std::function<void(Stream&, const Batch&, double* row)>& task) {
+  int64_t samples = limit > 0 ? std::min(limit, data.size(split)) : data.size(split);
+  int64_t count = (samples + batch_size - 1) / batch_size, ranks = engine.ranks.ranks();
+  // Every rank has as many rows, of which the last ranks' stay empty.
+  int64_t each = (count + ranks - 1) / ranks;
+  int64_t begin = std::min(count, engine.ranks.rank() * each), end = std::min(count, begin + each);
+  std::vector<double> rows(static_cast<size_t>(each * ranks * width));
+  std::unique_ptr<Batches> batches = data.plain_batches(split, batch_size, limit, begin);
   std::vector<std::unique_ptr<Batch>> round;
-  for (int64_t first = 0; first < count; first += static_cast<int64_t>(round.size())) {
+  for (int64_t first = begin; first < end; first += std::ssize(round)) {
     round.clear();
-    for (int64_t i = first; i < std::min(count, first + int64_t{4} * team.workers()); ++i)
-      round.push_back(batches.next());
-    team.run(static_cast<int64_t>(round.size()),
-             [&](Stream& stream, int64_t i) { task(stream, *round[static_cast<size_t>(i)], first + i); });
+    for (int64_t i = first; i < std::min(end, first + int64_t{4} * engine.team->workers()); ++i)
+      round.push_back(batches->next());
+    engine.team->run(std::ssize(round), [&](Stream& stream, int64_t i) {
+      task(stream, *round[static_cast<size_t>(i)], &rows[static_cast<size_t>((first + i) * width)]);
+    });
   }
+  engine.ranks.all_gather(std::as_writable_bytes(std::span(rows)));
+  rows.resize(static_cast<size_t>(count * width));
+  return rows;
 }
 
 namespace {
-
-// What a portion of the samples adds up to.
-struct Portion {
-  double loss = 0;
-  int64_t labels = 0, samples = 0, skipped = 0, items = 0;
-  std::vector<int32_t> correct = {0, 0};  // the label is the most probable class; one of the first five
-};
 
 double value_of(const Metric& metric, double loss, double top1, double top5) {
   if (metric.key == "perplexity") return std::exp(loss);
@@ -42,37 +47,39 @@ double value_of(const Metric& metric, double loss, double top1, double top5) {
 
 Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const Measures& measures) {
   auto begin = std::chrono::steady_clock::now();
-  int64_t count = (data.facts().test + kPortion - 1) / kPortion;
-  std::unique_ptr<Batches> batches = data.plain_batches(Split::test, kPortion);
-  std::vector<Portion> portions(static_cast<size_t>(count));
-  for_each_batch(*engine.team, *batches, count, [&](Stream& stream, const Batch& batch, int64_t i) {
-    Portion& portion = portions[static_cast<size_t>(i)];
-    portion.samples = batch.count;
-    portion.skipped = batch.skipped;
-    portion.items = batch.items();
-    if (batch.count == 0) return;
+  // What a portion of the samples adds up to. kTop1: the label is the most probable class; kTop5: one of the
+  // first five.
+  enum Column : uint8_t { kLoss, kLabels, kSamples, kSkipped, kItems, kTop1, kTop5, kColumns };
+  auto fill = [&](Stream& stream, const Batch& batch, double* row) {
     Tape tape(*engine.backend, stream, engine.type);
     ShardInput input = batch.upload(tape, 0, batch.count);
+    row[kSamples] = static_cast<double>(input.count);
+    row[kSkipped] = static_cast<double>(batch.skipped);
+    if (input.count == 0) return;
     Var logits = model.bridged->forward(tape, input.input);
-    portion.labels = input.labels.size();
-    portion.loss = cross_entropy(tape, logits, input.labels, 0).host<float>(stream)[0];
+    row[kItems] = static_cast<double>(batch.items());
+    row[kLabels] = static_cast<double>(input.labels.size());
+    row[kLoss] = cross_entropy(tape, logits, input.labels, 0).host<float>(stream)[0];
     Tensor counts(stream, DType::i32, {2});
     const Tensor& y = logits->value;
     engine.backend->count_correct(stream, y.dim(0), y.dim(1), y.dtype(), y.data(), input.labels.as<int32_t>(),
                                   counts.as<int32_t>());
-    portion.correct = counts.host<int32_t>(stream);
-  });
+    std::vector<int32_t> correct = counts.host<int32_t>(stream);
+    row[kTop1] = correct[0];
+    row[kTop5] = correct[1];
+  };
+  std::vector<double> rows = rows_of_batches(engine, data, Split::test, kPortion, 0, kColumns, fill);
   Evaluation result;
   std::vector<double> losses;
   double labels = 0, top1 = 0, top5 = 0, items = 0;
-  for (const Portion& portion : portions) {
-    losses.push_back(portion.loss);
-    result.samples += portion.samples;
-    result.skipped += portion.skipped;
-    labels += static_cast<double>(portion.labels);
-    items += static_cast<double>(portion.items);
-    top1 += portion.correct[0];
-    top5 += portion.correct[1];
+  for (size_t row = 0; row < rows.size(); row += kColumns) {
+    losses.push_back(rows[row + kLoss]);
+    result.samples += static_cast<int64_t>(rows[row + kSamples]);
+    result.skipped += static_cast<int64_t>(rows[row + kSkipped]);
+    labels += rows[row + kLabels];
+    items += rows[row + kItems];
+    top1 += rows[row + kTop1];
+    top5 += rows[row + kTop5];
   }
   if (result.samples == 0) throw UserError("none of the {} test images could be read", data.facts().test);
   result.loss = tree_sum(losses) / labels;

@@ -2,6 +2,8 @@
 // How good a network is on samples it was not trained on.
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "recipes/data.h"
 #include "recipes/measures.h"
@@ -16,12 +18,15 @@ struct Evaluation {
   double items_per_s = 0;
 };
 
-/// Every sample of the test split once, in evaluation mode, in portions of a fixed size: any number of
-/// workers gives the same numbers.
+/// Every sample of the test split once, in evaluation mode, in portions of a fixed size, divided among the
+/// engine's ranks, which all get the result: any number of workers and ranks gives the same numbers.
 Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const Measures& measures);
 
-/// Calls task(stream, batch, index) for the next `count` batches, on the workers.
-void for_each_batch(Team& team, Batches& batches, int64_t count,
-                    const std::function<void(Stream&, const Batch&, int64_t)>& task);
+/// What plain_batches(split, batch_size, limit) gives, divided among the engine's ranks and their workers:
+/// task(stream, batch, row) fills a row of `width` numbers for each batch, of zeros before. Returns the
+/// rows of all batches, in order, on every rank.
+std::vector<double> rows_of_batches(Engine& engine, const Data& data, Split split, int64_t batch_size,
+                                    int64_t limit, int64_t width,
+                                    const std::function<void(Stream&, const Batch&, double* row)>& task);
 
 }  // namespace taper

@@ -49,7 +49,7 @@ Images::Images(const Configuration& configuration)
 }
 
 std::unique_ptr<Batches> Images::train_batches(const StageOptions& stage, uint64_t key, int64_t first,
-                                               int64_t end) const {
+                                               int64_t end, Share share) const {
   Augmentation augmentation{.crop = stage.augmentation.crop,
                             .padding = stage.augmentation.padding,
                             .flip = stage.augmentation.flip,
@@ -64,10 +64,12 @@ std::unique_ptr<Batches> Images::train_batches(const StageOptions& stage, uint64
                                                 .threads = static_cast<int>(options_.threads),
                                                 .on_error = on_error(options_),
                                                 .first_step = first,
-                                                .end_step = end});
+                                                .end_step = end,
+                                                .share = share});
 }
 
-std::unique_ptr<Batches> Images::plain_batches(Split split, int64_t batch_size, int64_t limit) const {
+std::unique_ptr<Batches> Images::plain_batches(Split split, int64_t batch_size, int64_t limit,
+                                               int64_t first) const {
   // Folders hold photographs of all sizes: torchvision's reference evaluation, Resize 256 and CenterCrop 224,
   // in proportion.
   bool folder = options_.format == "folder";
@@ -82,6 +84,7 @@ std::unique_ptr<Batches> Images::plain_batches(Split split, int64_t batch_size, 
                                   LoaderOptions{.batch_size = batch_size,
                                                 .threads = static_cast<int>(options_.threads),
                                                 .on_error = on_error(options_),
+                                                .first_step = first,
                                                 .end_step = (samples + batch_size - 1) / batch_size});
 }
 

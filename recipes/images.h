@@ -15,10 +15,11 @@ class Images final : public Data {
 
   const DataFacts& facts() const override { return facts_; }
   /// Shuffled and augmented.
-  std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first,
-                                         int64_t end) const override;
+  std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first, int64_t end,
+                                         Share share = {}) const override;
   /// Not augmented.
-  std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0) const override;
+  std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0,
+                                         int64_t first = 0) const override;
 
  private:
   const DataOptions& options_;

@@ -149,7 +149,7 @@ void Imitation::measure_bridges() {
     std::unique_ptr<Batches> loader = data_.plain_batches(Split::train, kPortion, samples);
     for (int64_t batch = 0; batch < batches; ++batch) {
       std::unique_ptr<Batch> portion = loader->next();
-      if (portion->count == 0) continue;
+      if (portion->skipped == portion->count) continue;
       std::vector<std::vector<float>> products(boundaries.size());
       engine_.team->run(static_cast<int64_t>(boundaries.size()), [&](Stream& stream, int64_t i) {
         Tape tape(*engine_.backend, stream, engine_.type);
@@ -203,28 +203,29 @@ void Imitation::copy_head() {
 }
 
 std::vector<double> Imitation::errors(Targets targets) const {
-  int64_t samples = std::min<int64_t>(configuration_.imitate.bridge_samples, data_.facts().test);
-  int64_t batches = (samples + kPortion - 1) / kPortion;
-  std::unique_ptr<Batches> loader = data_.plain_batches(Split::test, kPortion, samples);
-  std::vector<std::vector<double>> differences(targets.size(),
-                                               std::vector<double>(static_cast<size_t>(batches)));
-  auto energies = differences;
-  for_each_batch(*engine_.team, *loader, batches, [&](Stream& stream, const Batch& batch, int64_t i) {
-    if (batch.count == 0) return;
+  size_t count = targets.size();
+  auto fill = [&](Stream& stream, const Batch& batch, double* row) {
     Tape tape(*engine_.backend, stream, engine_.type);
     ShardInput shard = batch.upload(tape, 0, batch.count);
+    if (shard.count == 0) return;
     std::vector<Compared> results = compare(tape, shard, targets, Input::sequential);
-    for (size_t k = 0; k < results.size(); ++k) {
+    for (size_t k = 0; k < count; ++k) {
       const Tensor& goal = results[k].goal;
       Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());
-      differences[k][static_cast<size_t>(i)] = results[k].loss.host<float>(stream)[0];
-      energies[k][static_cast<size_t>(i)] =
-          squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
+      row[k] = results[k].loss.host<float>(stream)[0];
+      row[count + k] = squared_error(tape, tape.constant(nothing), goal).host<float>(stream)[0];
     }
-  });
+  };
+  std::vector<double> rows =
+      rows_of_batches(engine_, data_, Split::test, kPortion, configuration_.imitate.bridge_samples,
+                      static_cast<int64_t>(2 * count), fill);
+  auto sum = [&](size_t column) {
+    std::vector<double> values;
+    for (size_t row = 0; row < rows.size(); row += 2 * count) values.push_back(rows[row + column]);
+    return tree_sum(values);
+  };
   std::vector<double> result;
-  for (size_t k = 0; k < targets.size(); ++k)
-    result.push_back(tree_sum(differences[k]) / tree_sum(energies[k]));
+  for (size_t k = 0; k < count; ++k) result.push_back(sum(k) / sum(count + k));
   return result;
 }
 

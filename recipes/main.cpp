@@ -32,7 +32,9 @@ int run(int argc, char** argv) {
       "train",
       "Train the stages of a configuration into a run directory: config.toml as resolved, metrics.jsonl, "
       "TensorBoard\n"
-      "events, checkpoints/, report.html. SIGTERM or SIGINT (Ctrl-C) finishes the step, saves and exits 0.");
+      "events, checkpoints/, report.html. SIGTERM or SIGINT (Ctrl-C) finishes the step, saves and exits 0.\n"
+      "Started by mpirun or srun, several processes train one network, to the same bits:\n\n"
+      "  mpirun -n 2 taper train recipes/configurations/fashion-resnet.toml");
   train_app
       ->add_option("configuration", train.configuration, "a TOML file; docs/configuration.md lists every key")
       ->required();

@@ -106,15 +106,16 @@ MaskedText::MaskedText(const Configuration& configuration)
 }
 
 std::unique_ptr<Batches> MaskedText::train_batches(const StageOptions& stage, uint64_t key, int64_t first,
-                                                   int64_t) const {
+                                                   int64_t, Share) const {
   auto reader = std::make_unique<Reader>(*this, train_, key, stage.batch_size, first);
   reader->shuffled();
   return reader;
 }
 
-std::unique_ptr<Batches> MaskedText::plain_batches(Split split, int64_t batch_size, int64_t) const {
+std::unique_ptr<Batches> MaskedText::plain_batches(Split split, int64_t batch_size, int64_t,
+                                                   int64_t first) const {
   return std::make_unique<Reader>(*this, split == Split::train ? train_ : test_, hash("plain batches"),
-                                  batch_size, 0);
+                                  batch_size, first);
 }
 
 }  // namespace taper

@@ -21,9 +21,10 @@ class MaskedText final : public Data {
 
   const DataFacts& facts() const override { return facts_; }
   std::string identity() const override { return cache_.name(); }
-  std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first,
-                                         int64_t end) const override;
-  std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0) const override;
+  std::unique_ptr<Batches> train_batches(const StageOptions& stage, uint64_t key, int64_t first, int64_t end,
+                                         Share share = {}) const override;
+  std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0,
+                                         int64_t first = 0) const override;
 
  private:
   class Reader;

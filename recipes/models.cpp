@@ -1,5 +1,7 @@
 #include "recipes/models.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <thread>
@@ -13,13 +15,16 @@ namespace {
 constexpr int64_t kStreamsPerGpu = 2;
 }  // namespace
 
-Engine::Engine(const Configuration& configuration, const std::string& device) : shards(configuration.shards) {
+Engine::Engine(const Configuration& configuration, const std::string& device, Communicator& ranks)
+    : shards(configuration.shards), ranks(ranks) {
   backend = make_backend(device, {.tf32 = configuration.precision == "tf32"});
   type = configuration.precision == "bf16" ? DType::bf16 : DType::f32;
+  // What this process may use: all of the machine, or less where a launcher has bound it to some cores.
   auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  cores = std::min<int64_t>(cores, sysconf(_SC_NPROCESSORS_ONLN) / ranks.local_ranks());
   // A GPU is filled by a few streams; more would only hold more memory.
   int64_t at_once = device == "cuda" ? kStreamsPerGpu : cores / configuration.threads_per_shard;
-  int64_t workers = std::clamp<int64_t>(at_once, 1, shards);
+  int64_t workers = std::clamp<int64_t>(at_once, 1, std::max<int64_t>(1, shards / ranks.ranks()));
   team = std::make_unique<Team>(*backend, static_cast<int>(workers),
                                 static_cast<int>(configuration.threads_per_shard));
 }

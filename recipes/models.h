@@ -12,18 +12,21 @@
 #include "layers/weights.h"
 #include "recipes/config.h"
 #include "recipes/data.h"
+#include "runtime/communicator.h"
 
 namespace taper {
 
-/// The backend and its workers. The machine decides how many shards run at once; the bits do not depend on
-/// it.
+/// The backend, its workers, and the other ranks. The machine decides how many shards run at once; the bits
+/// do not depend on it.
 struct Engine {
-  explicit Engine(const Configuration& configuration) : Engine(configuration, configuration.device) {}
+  explicit Engine(const Configuration& configuration, Communicator& ranks = only_rank())
+      : Engine(configuration, configuration.device, ranks) {}
   /// On another device than the configuration's. UserError where this build or machine has it not.
-  Engine(const Configuration& configuration, const std::string& device);
+  Engine(const Configuration& configuration, const std::string& device, Communicator& ranks = only_rank());
   std::unique_ptr<Backend> backend;
   DType type;  ///< of activations
   int64_t shards;
+  Communicator& ranks;  ///< that share the shards, and this machine's cores
   std::unique_ptr<Team> team;
 };
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "recipes/ranks.h"
 #include "recipes/report.h"
 #include "recipes/system.h"
 #include "runtime/error.h"
@@ -29,11 +30,12 @@ std::string exact(double value) { return fmt::format("{:.17g}", value); }
 
 }  // namespace
 
-Run::Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command)
+Run::Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command,
+         Communicator& ranks)
     : configuration_(std::move(configuration)),
       directory_(std::move(directory)),
       data_(open_data(configuration_)),
-      engine_(configuration_),
+      engine_(configuration_, ranks),
       models_(configuration_, engine_, data_->facts()),
       checkpoints_(directory_ / "checkpoints", configuration_.checkpoint.keep_last),
       identity_(run_identity(configuration_)),
@@ -41,15 +43,19 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
   for (const std::string& stage : configuration_.stages)
     if (stage != "merge")
       make_plan(*data_, configuration_.stage(stage), stage);  // errors before anything is written
-  prepare_run_directory(directory_, configuration_, resume);
-  if (resume)
+  require_equal_ranks(configuration_, *data_, engine_);
+  if (ranks.first()) prepare_run_directory(directory_, configuration_, resume);
+  if (resume && ranks.first())
     restored_ = checkpoints_.load_latest(
         identity_, [](const std::string& sentence) { fmt::print(stderr, "{}\n", sentence); });
+  restored_ = share_checkpoint(ranks, std::move(restored_));
   if (restored_) restore(*restored_);
 }
 
 std::string run_identity(const Configuration& configuration) {
-  return fmt::format("{:016x}", hash(write_configuration(configuration)));
+  Configuration same = configuration;
+  same.rank_timeout = Configuration().rank_timeout;  // may change: see same_run()
+  return fmt::format("{:016x}", hash(write_configuration(same)));
 }
 
 bool merged(const Configuration& configuration, int64_t stage) {
@@ -59,7 +65,12 @@ bool merged(const Configuration& configuration, int64_t stage) {
 }
 
 StepContext Run::context(const std::string& network) {
-  return {*engine_.team, *models_[network].network, engine_.type, engine_.shards};
+  return {*engine_.team, *models_[network].network, engine_.type, engine_.shards, engine_.ranks};
+}
+
+void Run::open_log(LogPosition position) {
+  log_ = engine_.ranks.first() ? std::make_unique<RunLog>(directory_, measures_of(configuration_), position)
+                               : std::make_unique<RunLog>();
 }
 
 void Run::restore(const Checkpoint& checkpoint) {
@@ -83,7 +94,7 @@ void Run::restore(const Checkpoint& checkpoint) {
     models_[name].teacher_flops = number(metadata, prefix + ".teacher_flops");
     if (metadata.contains(prefix + ".best")) best_[name] = number(metadata, prefix + ".best");
   }
-  log_ = std::make_unique<RunLog>(directory_, measures_of(configuration_), log);
+  open_log(log);
   log_->message(fmt::format("resuming from {}", checkpoint.name));
 }
 
@@ -122,6 +133,7 @@ HostTensors Run::optimizer_state() const {
 }
 
 void Run::save() {
+  if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save(), state = optimizer_state();
   checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
 }
@@ -130,6 +142,7 @@ void Run::save_best(const std::string& network, const Evaluation& evaluation) {
   double score = evaluation.metrics.front();
   if (!std::isfinite(evaluation.loss) || (best_.contains(network) && score <= best_[network])) return;
   best_[network] = score;
+  if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save(network);
   checkpoints_.save_best(
       network, score, sequence_,
@@ -139,7 +152,7 @@ void Run::save_best(const std::string& network, const Evaluation& evaluation) {
 bool Run::train() {
   bool fresh = !log_;
   if (fresh) {
-    log_ = std::make_unique<RunLog>(directory_, measures_of(configuration_));
+    open_log({});
     RunEvent event{
         .configuration = write_configuration(configuration_), .cpu = cpu_name(), .command = command_};
     for (const auto& [name, version] : engine_.backend->versions()) {
@@ -154,7 +167,7 @@ bool Run::train() {
   while (position_.stage < stages)
     if (!run_stage()) return false;
   if (position_.stage == stages) finish();
-  write_report(directory_ / "report.html", {directory_});
+  if (engine_.ranks.first()) write_report(directory_ / "report.html", {directory_});
   return true;
 }
 

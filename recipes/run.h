@@ -42,13 +42,16 @@ Plan make_plan(const Data& data, const StageOptions& stage, const std::string& n
 class Run {
  public:
   /// Opens the data and makes or checks the directory; with `resume`, loads its newest whole checkpoint.
-  /// `command` is logged. Throws UserError for the user's files and settings.
-  Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command);
+  /// `command` is logged. Of several ranks, which all call the same functions, the first alone reads and
+  /// writes the directory. Throws UserError for the user's files and settings, and where the ranks do not fit
+  /// together.
+  Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command,
+      Communicator& ranks = only_rank());
 
-  /// Trains to the end; or, once stop_requested, saves and returns false. A non-finite loss or gradient is a
-  /// Failure that names step, block and tensor, thrown before any weight changed. So is a weight that the
-  /// last step before a checkpoint left non-finite, before anything is saved, and what a stage or unit ends
-  /// with: its statistics, its imitation error, its loss on the test split.
+  /// Trains to the end; or, once stop_requested on any rank, saves and returns false. A non-finite loss or
+  /// gradient is a Failure that names step, block and tensor, thrown before any weight changed. So is a
+  /// weight that the last step before a checkpoint left non-finite, before anything is saved, and what a
+  /// stage or unit ends with: its statistics, its imitation error, its loss on the test split.
   bool train();
 
  private:
@@ -63,6 +66,7 @@ class Run {
   };
 
   // run.cpp: what is saved, and the order of stages.
+  void open_log(LogPosition position);
   void restore(const Checkpoint& checkpoint);
   void save();
   void save_best(const std::string& network, const Evaluation& evaluation);
@@ -85,7 +89,10 @@ class Run {
   std::string origin(const Job& job, const Batch& batch);
   [[noreturn]] void refuse(const Job& job, const std::string& when, const std::string& what,
                            const std::string& remark) const;
+  static std::string unit_name(const Job& job);
   uint64_t key() const;
+  /// What this rank needs of each training batch.
+  Share share() const { return {engine_.ranks.rank(), engine_.ranks.ranks()}; }
 
   const Configuration configuration_;
   const std::filesystem::path directory_;

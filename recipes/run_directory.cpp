@@ -45,7 +45,7 @@ void prepare_run_directory(const fs::path& directory, const Configuration& confi
                       name);
     }
     const Configuration there = read_run_configuration(directory);
-    if (there != configuration) {
+    if (!same_run(there, configuration)) {
       throw UserError(
           "{}: holds a run with another configuration ({}); resume it with its own configuration, or choose "
           "another --output",

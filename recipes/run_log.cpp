@@ -139,9 +139,11 @@ struct RunLog::Files {
 RunLog::RunLog(const std::filesystem::path& directory, const Measures& measures, LogPosition position)
     : files_(std::make_unique<Files>(directory, measures, position)) {}
 
+RunLog::RunLog() = default;
 RunLog::~RunLog() = default;
 
 void RunLog::run(const RunEvent& event) {
+  if (!files_) return;
   const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
   files_->line({{"event", "run"},
                 {"version", TAPER_VERSION},
@@ -154,6 +156,7 @@ void RunLog::run(const RunEvent& event) {
 }
 
 void RunLog::stage_begin(const StageEvent& event) {
+  if (!files_) return;
   files_->line({{"event", "stage"},
                 {"stage", event.stage},
                 {"state", "begin"},
@@ -164,9 +167,12 @@ void RunLog::stage_begin(const StageEvent& event) {
                           : fmt::format("{}: {} steps", event.stage, event.steps));
 }
 
-void RunLog::stage_resume(const StageEvent& event) { files_->begin(event); }
+void RunLog::stage_resume(const StageEvent& event) {
+  if (files_) files_->begin(event);
+}
 
 void RunLog::stage_end(const StageEvent& event) {
+  if (!files_) return;
   files_->line({{"event", "stage"},
                 {"stage", event.stage},
                 {"state", "end"},
@@ -179,6 +185,7 @@ void RunLog::stage_end(const StageEvent& event) {
 }
 
 void RunLog::train(const TrainEvent& event) {
+  if (!files_) return;
   const StageEvent& stage = files_->stage;
   files_->progress.update({.stage = event.stage,
                            .unit = std::max<int64_t>(0, event.unit),
@@ -212,6 +219,7 @@ void RunLog::train(const TrainEvent& event) {
 }
 
 void RunLog::evaluate(const EvaluateEvent& event) {
+  if (!files_) return;
   Json json{{"event", "evaluate"}, {"stage", event.stage}};
   if (event.unit >= 0) json["unit"] = event.unit;
   json.update({{"step", event.step}, {"network", event.network}});
@@ -237,6 +245,7 @@ void RunLog::evaluate(const EvaluateEvent& event) {
 }
 
 void RunLog::unit(const UnitEvent& event) {
+  if (!files_) return;
   files_->line({{"event", "unit"},
                 {"stage", event.stage},
                 {"unit", event.unit},
@@ -250,6 +259,7 @@ void RunLog::unit(const UnitEvent& event) {
 }
 
 void RunLog::network(const NetworkEvent& event) {
+  if (!files_) return;
   Json json{{"event", "network"},
             {"network", event.network},
             {"parameters", event.parameters},
@@ -267,11 +277,14 @@ void RunLog::network(const NetworkEvent& event) {
 }
 
 void RunLog::skipped(int64_t files) {
+  if (!files_) return;
   files_->line({{"event", "data"}, {"skipped", files}});
   message(fmt::format("data: {} files could not be decoded and are left out", files));
 }
 
-void RunLog::message(std::string_view text) { files_->progress.message(text); }
+void RunLog::message(std::string_view text) {
+  if (files_) files_->progress.message(text);
+}
 
 LogPosition RunLog::position() { return {files_->metrics.flushed_size(), files_->events.flushed_size()}; }
 

@@ -103,6 +103,8 @@ class RunLog {
   /// Cuts the logs back to `position` (all zero: a new run) and appends from there, so that a resumed run
   /// neither repeats nor lacks a line. UserError if another process is writing them, or if they are shorter.
   RunLog(const std::filesystem::path& directory, const Measures& measures, LogPosition position = {});
+  /// Writes and shows nothing: of several ranks, only the first keeps the log.
+  RunLog();
   ~RunLog();
   RunLog(const RunLog&) = delete;
   RunLog& operator=(const RunLog&) = delete;

@@ -76,6 +76,10 @@ std::string first_non_finite_part(Tape& tape, const BridgedNetwork& model, const
 
 }  // namespace
 
+std::string Run::unit_name(const Job& job) {
+  return job.targets.size() == 1 ? ", unit " + job.targets[0].name : "";
+}
+
 uint64_t Run::key() const {
   uint64_t seed = fold(0, static_cast<uint64_t>(configuration_.seed));
   return fold(fold(seed, hash(stage())), static_cast<uint64_t>(position_.unit));
@@ -214,17 +218,19 @@ bool Run::run_unit(Job& job) {
     }
     restored_.reset();
   }
-  std::unique_ptr<Batches> batches = data_->train_batches(job.options, key(), position_.step, job.plan.steps);
+  std::unique_ptr<Batches> batches =
+      data_->train_batches(job.options, key(), position_.step, job.plan.steps, share());
   auto last = std::chrono::steady_clock::now();
   double seconds_per_step = 0;
   while (position_.step < job.plan.steps) {
+    engine_.ranks.note(fmt::format("stage {}{}, step {}", stage(), unit_name(job), position_.step + 1));
     std::unique_ptr<Batch> batch = batches->next();
     double lr = job.plan.schedule.rate(position_.step);
     StepOutcome outcome = train_step(where, *batch, job.objective, *optimizer_, lr);
     if (!outcome.non_finite.empty())
       refuse(job, fmt::format("step {}", position_.step + 1), outcome.non_finite,
              origin(job, *batch) + ". No weight was changed by this step");
-    if (batch->skipped > 0) log_->skipped(skipped_ += batch->skipped);
+    if (outcome.skipped > 0) log_->skipped(skipped_ += outcome.skipped);
     ++position_.step;
     ++sequence_;
     auto now = std::chrono::steady_clock::now();
@@ -247,7 +253,7 @@ bool Run::run_unit(Job& job) {
     // The next step would find out; but here there is none, or it would come too late.
     if (ended || saves) require_finite_weights(job);
     if (job.targets.empty() && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
-    if (stop_requested) {
+    if (engine_.ranks.any(stop_requested)) {
       require_finite_weights(job);
       save();
       log_->message(
@@ -289,7 +295,8 @@ void Run::end_unit(Job& job) {
 // Estimates the running statistics of what a unit trains anew, `when` it is "before" or "after" its steps.
 void Run::estimate(const Job& job, const char* when) {
   int64_t count = configuration_.imitate.statistics_batches;
-  std::unique_ptr<Batches> batches = data_->train_batches(job.options, fold(key(), hash(when)), 0, count);
+  std::unique_ptr<Batches> batches =
+      data_->train_batches(job.options, fold(key(), hash(when)), 0, count, share());
   auto found = estimate_statistics(context(job.network), *batches, count,
                                    imitation_->objective(job.targets, Imitation::Input::sequential));
   if (found)
@@ -323,21 +330,25 @@ void Run::require_finite_weights(const Job& job) {
 // Where in the networks a batch first gives a NaN or infinity.
 std::string Run::origin(const Job& job, const Batch& batch) {
   std::string place;
-  engine_.team->run_one([&](Stream& stream) {
-    auto look = [&](const std::string& network, bool training) {
-      for (int64_t i = 0; i < engine_.shards && place.empty(); ++i) {
+  auto look = [&](const std::string& network, bool training) {
+    std::string own;
+    Range shards = shards_of_rank(engine_.ranks, engine_.shards);
+    engine_.team->run_one([&](Stream& stream) {
+      for (int64_t i = shards.begin; i < shards.end && own.empty(); ++i) {
         int64_t begin = i * batch.count / engine_.shards, end = (i + 1) * batch.count / engine_.shards;
-        if (begin == end) continue;
         Tape tape(*engine_.backend, stream, engine_.type);
         tape.training = training;
         ShardInput input = batch.upload(tape, begin, end);
-        place = first_non_finite_part(tape, *models_[network].bridged, input.input);
-        if (!place.empty()) place += " of the " + network + " network";
+        if (input.count == 0) continue;
+        own = first_non_finite_part(tape, *models_[network].bridged, input.input);
       }
-    };
-    if (job.teacher_flops > 0) look("wide", false);
-    if (place.empty()) look(job.network, true);
-  });
+    });
+    // The first shard's, on whichever rank.
+    for (const std::string& found : engine_.ranks.all_gather(own))
+      if (place.empty() && !found.empty()) place = found + " of the " + network + " network";
+  };
+  if (job.teacher_flops > 0) look("wide", false);
+  if (place.empty()) look(job.network, true);
   return place.empty() ? "every block's output is finite, so it arose in the loss or on the way back"
                        : "it first appears in " + place;
 }
@@ -347,8 +358,7 @@ void Run::refuse(const Job& job, const std::string& when, const std::string& wha
   throw Failure(
       "stage {}{}, {}: {} is not finite; {}. The last checkpoint is whole. A lower {}.lr, {}.clip_norm or a "
       "longer warm-up usually cures it",
-      stage(), job.targets.size() == 1 ? ", unit " + job.targets[0].name : "", when, what, remark, stage(),
-      stage());
+      stage(), unit_name(job), when, what, remark, stage(), stage());
 }
 
 }  // namespace taper

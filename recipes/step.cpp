@@ -19,30 +19,44 @@ namespace {
 struct Summed {
   ShardSums sums;
   double loss = 0, terms = 0;
+  int64_t skipped = 0;
 };
 
 // One pass over a batch; with gradients only if `backward`.
 Summed run_shards(const StepContext& c, const Batch& batch, const Objective& objective, bool backward) {
   const ParameterStore& store = c.network.store();
-  ShardTree tree(c.team.backend(), c.type, c.shards, backward ? store.value_size() : 0,
+  Range own = shards_of_rank(c.ranks, c.shards);
+  ShardTree tree(c.team.backend(), c.type, own.end - own.begin, backward ? store.value_size() : 0,
                  store.statistic_size());
   std::vector<double> losses(static_cast<size_t>(c.shards)), terms = losses;
-  c.team.run(c.shards, [&](Stream& stream, int64_t i) {
+  c.team.run(own.end - own.begin, [&](Stream& stream, int64_t index) {
+    int64_t i = own.begin + index;
     ShardSums sums = tree.make(stream);
     int64_t begin = i * batch.count / c.shards, end = (i + 1) * batch.count / c.shards;
     if (begin < end) {
       Tape tape(c.team.backend(), stream, c.type, &sums);
       tape.training = true;
-      ShardInput input = batch.upload(tape, begin, end);
-      auto [loss, count] = objective(tape, input);
-      if (backward) tape.backward();
-      losses[static_cast<size_t>(i)] =
-          loss.dtype() == DType::f64 ? loss.host<double>(stream)[0] : loss.host<float>(stream)[0];
-      terms[static_cast<size_t>(i)] = static_cast<double>(count);
+      if (ShardInput input = batch.upload(tape, begin, end); input.count > 0) {
+        auto [loss, count] = objective(tape, input);
+        if (backward) tape.backward();
+        losses[static_cast<size_t>(i)] =
+            loss.dtype() == DType::f64 ? loss.host<double>(stream)[0] : loss.host<float>(stream)[0];
+        terms[static_cast<size_t>(i)] = static_cast<double>(count);
+      }
     }
-    tree.finish(stream, i, std::move(sums));
+    tree.finish(stream, index, std::move(sums));
   });
-  return {tree.total(c.team), tree_sum(losses), tree_sum(terms)};
+  Summed result{tree.total(c.team)};
+  all_reduce(c.ranks, c.team, result.sums);
+  std::vector<int64_t> skipped(static_cast<size_t>(c.ranks.ranks()));
+  skipped[static_cast<size_t>(c.ranks.rank())] = batch.skipped;
+  c.ranks.all_gather(std::as_writable_bytes(std::span(losses)));
+  c.ranks.all_gather(std::as_writable_bytes(std::span(terms)));
+  c.ranks.all_gather(std::as_writable_bytes(std::span(skipped)));
+  result.loss = tree_sum(losses);
+  result.terms = tree_sum(terms);
+  for (int64_t count : skipped) result.skipped += count;
+  return result;
 }
 
 std::string non_finite(const StepContext& c, const Summed& summed) {
@@ -56,8 +70,9 @@ std::string non_finite(const StepContext& c, const Summed& summed) {
 StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr) {
   StepOutcome outcome;
-  if (batch.count == 0) return outcome;
   Summed summed = run_shards(c, batch, objective, true);
+  outcome.skipped = summed.skipped;
+  if (summed.terms == 0) return outcome;
   outcome.loss = summed.loss / summed.terms;
   outcome.non_finite = non_finite(c, summed);
   if (!outcome.non_finite.empty()) return outcome;
@@ -79,8 +94,8 @@ std::optional<NonFinite> estimate_statistics(const StepContext& c, Batches& batc
   int64_t seen = 0;
   for (int64_t i = 0; i < count; ++i) {
     std::unique_ptr<Batch> batch = batches.next();
-    if (batch->count < c.shards) continue;  // a shard without samples has no statistics
     Summed summed = run_shards(c, *batch, objective, false);
+    if (summed.terms == 0) continue;  // every sample was left out
     if (std::string what = non_finite(c, summed); !what.empty())
       return NonFinite{std::move(what), std::move(batch)};
     update_statistics(c.team, c.network, summed.sums, 1.0 / static_cast<double>(++seen));

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "autograd/shards.h"
+#include "autograd/collectives.h"
 #include "layers/optimizer.h"
 #include "recipes/batch.h"
 
@@ -29,16 +29,19 @@ struct StepContext {
   Network& network;
   DType type;
   int64_t shards;
+  Communicator& ranks = only_rank();  ///< among which the shards are divided
 };
 
 struct StepOutcome {
   double loss = 0;  ///< mean over the batch's terms
   double gradient_norm = 0;
+  int64_t skipped = 0;  ///< samples that could not be read, on all ranks
   /// What is not finite, named: the loss, a statistic of the batch, or a gradient. Then nothing was changed.
   std::string non_finite;
 };
 
-/// Trains what is trainable in the network. The number of workers changes no bit.
+/// Trains what is trainable in the network. Each rank computes its own shards, and holds its share of the
+/// batch; all come to the same outcome. The numbers of ranks and of workers change no bit.
 StepOutcome train_step(const StepContext& context, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr);
 

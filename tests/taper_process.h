@@ -42,6 +42,11 @@ class ProcessTest : public testing::Test {
   };
   /// Starts build/taper with both outputs in a file; on `cores` cores if that is not 0.
   Process start(std::vector<std::string> arguments, int cores = 0) {
+    arguments.insert(arguments.begin(), TAPER_BINARY);
+    return launch(std::move(arguments), cores);
+  }
+  /// The same for any command.
+  Process launch(std::vector<std::string> command, int cores = 0) {
     fs::path output = folder_ / ("output-" + std::to_string(outputs_++));
     pid_t pid = fork();
     if (pid == 0) {
@@ -54,11 +59,10 @@ class ProcessTest : public testing::Test {
         for (int i = 0; i < cores; ++i) CPU_SET(i, &set);
         sched_setaffinity(0, sizeof set, &set);
       }
-      arguments.insert(arguments.begin(), TAPER_BINARY);
       std::vector<char*> argv;
-      for (std::string& argument : arguments) argv.push_back(argument.data());
+      for (std::string& argument : command) argv.push_back(argument.data());
       argv.push_back(nullptr);
-      execv(TAPER_BINARY, argv.data());
+      execvp(argv[0], argv.data());
       _exit(127);
     }
     return {pid, output};

@@ -30,7 +30,16 @@ int64_t count_steps(int64_t samples, const LoaderOptions& options) {
 }  // namespace
 
 ShardInput ImageBatch::upload(Tape& tape, int64_t begin, int64_t end) const {
+  // Where the sample at a place in the batch lies here, or the next one after it.
+  auto row = [&](int64_t place) {
+    if (places.size() != labels.size()) return place - first;
+    return std::lower_bound(places.begin(), places.end(), place) - places.begin();
+  };
+  begin = row(begin);
+  end = row(end);
+  TAPER_CHECK(begin >= 0 && end <= std::ssize(labels), "rows {} to {} of {}", begin, end, labels.size());
   int64_t rows = end - begin, size = image_size * image_size * channels;
+  if (rows == 0) return {nullptr, {}, 0};
   Shape shape{rows, image_size, image_size, channels};
   auto pixels =
       std::span(images).subspan(static_cast<size_t>(begin * size), static_cast<size_t>(rows * size));
@@ -73,7 +82,7 @@ void Loader::stop() {
 
 bool Loader::has_work() const {
   const Slot& newest = ring_[static_cast<size_t>(opened_step_ - 1) % ring_.size()];
-  if (opened_step_ > options_.first_step && newest.claimed < newest.batch.count) return true;
+  if (opened_step_ > options_.first_step && newest.claimed < newest.count) return true;
   return opened_step_ < options_.end_step && opened_step_ < next_step_ + static_cast<int64_t>(ring_.size());
 }
 
@@ -84,16 +93,16 @@ void Loader::work() {
       work_to_do_.wait(lock, [this] { return stopping_ || has_work(); });
       if (stopping_) return;
       if (opened_step_ == options_.first_step ||
-          slot(opened_step_ - 1).claimed == slot(opened_step_ - 1).batch.count)
+          slot(opened_step_ - 1).claimed == slot(opened_step_ - 1).count)
         open_slot(opened_step_);
       Slot& mine = slot(opened_step_ - 1);
-      const int64_t begin = mine.claimed, end = std::min(begin + kChunk, mine.batch.count);
+      const int64_t begin = mine.claimed, end = std::min(begin + kChunk, mine.count);
       mine.claimed = end;
       lock.unlock();
       fill(mine, begin, end);
       lock.lock();
       mine.done += end - begin;
-      if (mine.done == mine.batch.count) batch_done_.notify_all();
+      if (mine.done == mine.count) batch_done_.notify_all();
     }
   } catch (...) {
     // Only what is no sample's fault comes here, such as memory running out.
@@ -106,8 +115,12 @@ void Loader::work() {
 }
 
 void Loader::open_slot(int64_t step) {
-  const int64_t epoch = step / steps_per_epoch_, begin = step % steps_per_epoch_ * options_.batch_size;
-  const int64_t count = std::min(options_.batch_size, dataset_.size() - begin);
+  const int64_t epoch = step / steps_per_epoch_;
+  int64_t begin = step % steps_per_epoch_ * options_.batch_size;
+  const int64_t whole = std::min(options_.batch_size, dataset_.size() - begin);
+  const auto [part, parts] = options_.share;
+  const int64_t first = part * whole / parts, count = (part + 1) * whole / parts - first;
+  begin += first;
   Slot& opened = slot(step);
   opened = Slot{};
   opened.epoch = epoch;
@@ -115,7 +128,8 @@ void Loader::open_slot(int64_t step) {
   batch.image_size = augmenter_.image_size();
   batch.channels = augmenter_.channels();
   batch.step = step;
-  batch.count = count;
+  batch.count = whole;
+  batch.first = first;
   batch.indices.resize(count);
   if (options_.shuffle) {
     if (epoch != order_epoch_) shuffle(order_, dataset_.size(), order_key_, epoch);
@@ -127,6 +141,7 @@ void Loader::open_slot(int64_t step) {
   batch.labels.resize(count);
   batch.images.resize(count * batch.image_size * batch.image_size * batch.channels);
   opened.errors.resize(count);
+  opened.count = count;
   ++opened_step_;
   work_to_do_.notify_all();
 }
@@ -148,10 +163,11 @@ void Loader::fill(Slot& slot, int64_t begin, int64_t end) const {
 
 void Loader::remove_skipped(Slot& slot) const {
   ImageBatch& batch = slot.batch;
-  const int64_t size = static_cast<int64_t>(batch.images.size()) / batch.count;
+  const int64_t size = static_cast<int64_t>(batch.images.size()) / slot.count;
   int64_t kept = 0;
-  for (int64_t i = 0; i < batch.count; ++i) {
+  for (int64_t i = 0; i < slot.count; ++i) {
     if (slot.errors[i]) continue;
+    batch.places.push_back(batch.first + i);
     if (kept != i) {
       batch.labels[kept] = batch.labels[i];
       batch.indices[kept] = batch.indices[i];
@@ -159,8 +175,7 @@ void Loader::remove_skipped(Slot& slot) const {
     }
     ++kept;
   }
-  batch.skipped = batch.count - kept;
-  batch.count = kept;
+  batch.skipped = slot.count - kept;
   batch.labels.resize(kept);
   batch.indices.resize(kept);
   batch.images.resize(kept * size);
@@ -170,7 +185,7 @@ ImageBatch Loader::next_images() {
   TAPER_CHECK(next_step_ < options_.end_step, "the loader ends before step {}", next_step_);
   std::unique_lock lock(mutex_);
   const auto done = [this] {
-    return opened_step_ > next_step_ && slot(next_step_).done == slot(next_step_).batch.count;
+    return opened_step_ > next_step_ && slot(next_step_).done == slot(next_step_).count;
   };
   batch_done_.wait(lock, [&] { return failure_ || done(); });
   if (failure_) std::rethrow_exception(failure_);

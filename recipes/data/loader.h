@@ -31,14 +31,18 @@ struct LoaderOptions {
   /// next() gives the batches of the steps [first_step, end_step), counted over all epochs.
   int64_t first_step = 0;
   int64_t end_step = std::numeric_limits<int64_t>::max();
+  /// Of each batch, only these samples are decoded.
+  Share share = {};
 };
 
 struct ImageBatch final : Batch {
   ShardInput upload(Tape& tape, int64_t begin, int64_t end) const override;
 
-  std::vector<float> images;     // [count, image_size, image_size, channels]
-  std::vector<int32_t> labels;   // [count]
-  std::vector<int64_t> indices;  // [count], into the dataset
+  std::vector<float> images;    // [n, image_size, image_size, channels]: n = the share's, less those left out
+  std::vector<int32_t> labels;  // [n]
+  std::vector<int64_t> indices;  // [n], into the dataset
+  int64_t first = 0;             // the share's first place in the batch
+  std::vector<int64_t> places;   // [n], in the batch, ascending; empty where none is missing
   int64_t step = 0;
   int64_t image_size = 0, channels = 0;
 };
@@ -54,9 +58,8 @@ class Loader final : public Batches {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The batch of the next step, whose `count` is batch_size less what the epoch's end or a skipped sample
-  /// takes away. Rethrows the error of the batch's first sample that could not be read, now and in every
-  /// later call.
+  /// The batch of the next step, whose `count` is batch_size less what the epoch's end takes away. Rethrows
+  /// the error of the batch's first sample that could not be read, now and in every later call.
   ImageBatch next_images();
   std::unique_ptr<Batch> next() override { return std::make_unique<ImageBatch>(next_images()); }
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
@@ -64,8 +67,8 @@ class Loader final : public Batches {
  private:
   struct Slot {
     ImageBatch batch;
-    int64_t epoch = 0, claimed = 0, done = 0;
-    std::vector<std::exception_ptr> errors;  // [count]
+    int64_t epoch = 0, count = 0, claimed = 0, done = 0;  // samples of the share
+    std::vector<std::exception_ptr> errors;               // [count]
   };
   Slot& slot(int64_t step) { return ring_[static_cast<size_t>(step) % ring_.size()]; }
   bool has_work() const;

@@ -1,0 +1,327 @@
+// The taper binary on several ranks, started by mpirun: the same bytes on any number of them, and one clear
+// message when they do not fit together or one is lost.
+
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <map>
+
+#include "runtime/error.h"
+#include "runtime/philox.h"
+#include "tests/small_text.h"
+#include "tests/taper_process.h"
+
+namespace taper {
+namespace {
+
+using testing::HasSubstr;
+
+int64_t count(const std::string& text, const std::string& part) {
+  int64_t found = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+class RanksTest : public ProcessTest {
+ protected:
+  std::vector<std::string> configuration() const override {
+    return {std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml"};
+  }
+  RanksTest() {
+    // Open MPI keeps what it has allocated until the process ends, which AddressSanitizer would call a leak.
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
+  }
+
+  // As root, and with more ranks than cores, mpirun wants to be told that this is meant.
+  static std::vector<std::string> mpirun() { return {"mpirun", "--allow-run-as-root", "--oversubscribe"}; }
+  // Starts `ranks` of build/taper with these arguments; 1: without mpirun.
+  Process start_ranks(int ranks, std::vector<std::string> arguments) {
+    if (ranks == 1) return start(std::move(arguments));
+    std::vector<std::string> command = mpirun();
+    for (const std::string& word : {std::string("-n"), std::to_string(ranks), std::string(TAPER_BINARY)})
+      command.push_back(word);
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return launch(std::move(command));
+  }
+  Result run_ranks(int ranks, std::vector<std::string> arguments) {
+    return wait(start_ranks(ranks, std::move(arguments)));
+  }
+  // Starts several programs as one rank each.
+  Result run_each(const std::vector<std::vector<std::string>>& commands) {
+    std::vector<std::string> all = mpirun();
+    for (size_t i = 0; i < commands.size(); ++i) {
+      if (i > 0) all.emplace_back(":");
+      all.insert(all.end(), {"-n", "1"});
+      all.insert(all.end(), commands[i].begin(), commands[i].end());
+    }
+    return wait(launch(std::move(all)));
+  }
+
+  // Whether a process is gone, or has ended and waits for its parent to notice.
+  static bool ended(pid_t pid) {
+    std::string state = read("/proc/" + std::to_string(pid) + "/stat");
+    return state.empty() || state[state.rfind(')') + 2] == 'Z';
+  }
+  // Waits until the log of a run has that many lines. False if the process has ended before.
+  static bool wait_for_lines(const Process& process, const fs::path& output, int64_t lines) {
+    while (!ended(process.pid)) {
+      if (count(read(output / "metrics.jsonl"), "\n") >= lines) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return false;
+  }
+  // The processes that mpirun started, by rank.
+  static std::map<int, pid_t> ranks_of(const Process& mpirun) {
+    std::map<int, pid_t> ranks;
+    std::string pid = std::to_string(mpirun.pid);
+    std::istringstream children(read("/proc/" + pid + "/task/" + pid + "/children"));
+    for (pid_t child = 0; children >> child;) {
+      std::string environment = read("/proc/" + std::to_string(child) + "/environ");
+      const std::string name = "OMPI_COMM_WORLD_RANK=";
+      if (size_t at = environment.find(name); at != std::string::npos)
+        ranks[std::stoi(environment.substr(at + name.size()))] = child;
+    }
+    return ranks;
+  }
+  // Runs on some ranks, signals one of them once the log has that many lines, and waits for the end.
+  Result interrupt_rank(int ranks, int rank, int64_t lines, int signal, const fs::path& output,
+                        std::vector<std::string> more) {
+    Process process = start_ranks(ranks, train(output, std::move(more)));
+    if (wait_for_lines(process, output, lines))
+      kill(ranks == 1 ? process.pid : ranks_of(process).at(rank), signal);
+    return wait(process);
+  }
+
+  // Every file of the weights and states that a run has saved.
+  static std::map<std::string, std::string> saved(const fs::path& run) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(run / "checkpoints"))
+      if (entry.path().extension() == ".safetensors")
+        files[entry.path().string().substr(run.string().size())] = read(entry);
+    return files;
+  }
+  void expect_same(const fs::path& run, const fs::path& expected) {
+    EXPECT_EQ(events(run), events(expected)) << run;
+    EXPECT_FALSE(saved(expected).empty());
+    EXPECT_TRUE(saved(run) == saved(expected)) << run;
+  }
+};
+
+std::vector<std::string> settings(std::vector<std::string> values, bool resume = false) {
+  std::vector<std::string> arguments;
+  for (std::string& value : values) arguments.insert(arguments.end(), {"--set", std::move(value)});
+  if (resume) arguments.emplace_back("--resume");
+  return arguments;
+}
+
+TEST_F(RanksTest, AnyNumberOfRanksGivesTheSameBytes) {
+  for (const std::string precision : {"f32", "bf16"}) {
+    // With bridges, and batches that the shards divide unevenly.
+    std::vector<std::string> more =
+        settings({"precision=" + precision, "shards=4", "widen.kind=full", "baseline.batch_size=18",
+                  "wide.ema_decay=0.9", "finetune.optimizer=lamb", "finetune.clip_norm=1", "baseline.steps=4",
+                  "wide.steps=4", "match.steps=3"});
+    fs::path one = folder_ / (precision + "-1");
+    ASSERT_EQ(run(train(one, more)).code, 0);
+    for (int ranks : precision == "f32" ? std::vector{2, 4} : std::vector{4}) {
+      fs::path several = folder_ / (precision + "-" + std::to_string(ranks));
+      Result result = run_ranks(ranks, train(several, more));
+      ASSERT_EQ(result.code, 0) << result.text;
+      expect_same(several, one);
+      EXPECT_EQ(count(result.text, "the run is in "), 1) << "only one rank speaks";
+      EXPECT_EQ(count(result.text, "baseline: done"), 1);
+    }
+  }
+}
+
+class BertRanksTest : public RanksTest {
+ protected:
+  std::vector<std::string> configuration() const override {
+    std::vector<std::string> arguments{std::string(TAPER_SOURCE_DIR) +
+                                       "/recipes/configurations/tiny-bert.toml"};
+    for (const std::string& setting : text_.settings()) arguments.insert(arguments.end(), {"--set", setting});
+    return arguments;
+  }
+  SmallText text_{"bert-ranks"};
+};
+
+TEST_F(BertRanksTest, AnyNumberOfRanksGivesTheSameBytes) {
+  std::vector<std::string> more = settings({"shards=4", "precision=bf16", "widen.kind=full"});
+  ASSERT_EQ(run(train(folder_ / "one", more)).code, 0);
+  Result result = run_ranks(4, train(folder_ / "four", more));
+  ASSERT_EQ(result.code, 0) << result.text;
+  expect_same(folder_ / "four", folder_ / "one");
+}
+
+TEST_F(RanksTest, RanksMayChangeWheneverARunIsResumed) {
+  const std::vector<std::string> how = {"shards=4", "imitate.order=together", "imitate.steps=8"};
+  ASSERT_EQ(run(train(folder_ / "whole", settings(how))).code, 0);
+  auto total = std::ssize(events(folder_ / "whole"));
+  fs::path output = folder_ / "changed";
+  // SIGTERM reaches one rank, and all of them save once and end well.
+  int64_t lines = 0;
+  for (auto [ranks, rank] : {std::pair{4, 3}, {2, 1}, {1, 0}, {2, 0}}) {
+    lines += total / 5;
+    Result stopped =
+        interrupt_rank(ranks, rank, lines, SIGTERM, output, settings(how, ranks < 4 || lines > total / 5));
+    ASSERT_EQ(stopped.code, 0) << stopped.text;
+    EXPECT_EQ(count(stopped.text, "--resume goes on from here"), 1) << stopped.text;
+  }
+  ASSERT_EQ(run_ranks(4, train(output, settings(how, true))).code, 0);
+  expect_same(output, folder_ / "whole");
+}
+
+// The pictures of 2 x 4 files, one of which cannot be decoded.
+TEST_F(RanksTest, FilesThatCannotBeReadAreTheSameOnesOnAnyNumberOfRanks) {
+  fs::path image = fs::path(TAPER_SOURCE_DIR) / "tests/golden/data/444.jpg", data = folder_ / "data";
+  for (const char* split : {"train", "val"})
+    for (const char* name : {"a", "b"}) {
+      fs::create_directories(data / split / name);
+      for (int i = 0; i < 4; ++i) fs::copy_file(image, data / split / name / (std::to_string(i) + ".jpg"));
+    }
+  for (const char* broken : {"train/a/1.jpg", "val/a/2.jpg", "val/b/0.jpg"})
+    std::ofstream(data / broken) << "no image";
+  std::vector<std::string> how = {
+      "data.path=" + data.string(), "data.format=folder",       "data.on_error=skip",
+      "data.train_limit=0",         "data.test_limit=0",        "data.image_size=16",
+      "data.mean=[0.5, 0.5, 0.5]",  "data.std=[0.5, 0.5, 0.5]", "stages=[\"baseline\"]",
+      "baseline.batch_size=4",      "baseline.steps=4"};
+  ASSERT_EQ(run(train(folder_ / "one", settings(how))).code, 0);
+  Result result = run_ranks(2, train(folder_ / "two", settings(how)));
+  ASSERT_EQ(result.code, 0) << result.text;
+  expect_same(folder_ / "two", folder_ / "one");
+  how[2] = "data.on_error=stop";
+  result = run_ranks(2, train(folder_ / "stop", settings(how)));
+  EXPECT_EQ(result.code, 2) << result.text;
+  EXPECT_EQ(count(result.text, "taper: "), 1) << result.text;
+  EXPECT_THAT(result.text, HasSubstr("a/"));
+}
+
+TEST_F(RanksTest, WhatDoesNotFitTogetherIsRefusedOnce) {
+  fs::path output = folder_ / "run", other = folder_ / "taper";
+  fs::copy_file(TAPER_BINARY, other);
+  std::ofstream(other, std::ios::app) << "another build";
+  auto command = [&](const std::string& program, std::vector<std::string> more) {
+    std::vector<std::string> words = train(output, std::move(more));
+    words.insert(words.begin(), program);
+    return words;
+  };
+  // The same relative path leads each rank to images of its own: rank 1 would train on the test images.
+  for (const char* split : {"train", "t10k"})
+    for (const char* kind : {"-images-idx3-ubyte.gz", "-labels-idx1-ubyte.gz"}) {
+      const fs::path images = "/usr/share/datasets/fashion-mnist";
+      for (const char* folder : {"a", "b"}) {
+        fs::create_directories(folder_ / folder / "data");
+        const char* from = folder == std::string("a") ? split : "t10k";
+        fs::create_symlink(images / (from + std::string(kind)),
+                           folder_ / folder / "data" / (split + std::string(kind)));
+      }
+    }
+  auto in = [&](const char* folder) {
+    std::vector<std::string> words = command(TAPER_BINARY, settings({"data.path=data"}));
+    words.insert(words.begin(), {"--wdir", (folder_ / folder).string()});
+    return words;
+  };
+  struct Case {
+    Result result;
+    std::string says;
+  };
+  for (const Case& c : {
+           Case{run_ranks(3, train(output)), "3 ranks cannot divide 2 shards evenly; start 1 or 2 ranks"},
+           Case{run_ranks(4, train(output)), "4 ranks cannot divide 2 shards evenly; start 1 or 2 ranks"},
+           Case{run_each({command(TAPER_BINARY, {}), command(TAPER_BINARY, settings({"wide.lr=0.5"}))}),
+                "rank 1 was started with another configuration than rank 0 (wide.lr is 0.1 there and 0.5 "
+                "here)"},
+           Case{run_each({command(TAPER_BINARY, {}), command(other, {})}),
+                "rank 1 runs another build of Taper"},
+           Case{run_each({in("a"), in("b")}), "training data of rank 1"},
+           Case{run_ranks(2, train(output, {"--resume"})), "no run to resume"},
+           Case{run_ranks(2, train(output, settings({"data.path=/nowhere"}))), "/nowhere"},
+           Case{run_ranks(2, train(output, settings({"wide.epoch=3"}))), "wide.epochs"},
+       }) {
+    EXPECT_EQ(c.result.code, 2) << c.result.text;
+    EXPECT_THAT(c.result.text, HasSubstr(c.says));
+    EXPECT_EQ(count(c.result.text, "taper: "), 1) << c.result.text;
+    EXPECT_FALSE(fs::exists(output)) << "half a run was left behind";
+  }
+}
+
+TEST_F(RanksTest, ASecondRunInTheSameFolderIsRefused) {
+  fs::path output = folder_ / "run";
+  std::vector<std::string> how = settings({"baseline.steps=1000000"});
+  Process first = start_ranks(2, train(output, how));
+  ASSERT_TRUE(wait_for_lines(first, output, 4));
+  how.emplace_back("--resume");
+  Result second = run_ranks(2, train(output, how));
+  EXPECT_EQ(second.code, 2);
+  EXPECT_THAT(second.text, HasSubstr("another process is writing this run"));
+  EXPECT_EQ(count(second.text, "taper: "), 1) << second.text;
+  kill(ranks_of(first).at(1), SIGTERM);
+  EXPECT_EQ(wait(first).code, 0);
+}
+
+TEST_F(RanksTest, NaNEndsAllRanksWithOneMessage) {
+  Result one = run(train(folder_ / "one", settings({"baseline.lr=1e38"})));
+  Result two = run_ranks(2, train(folder_ / "two", settings({"baseline.lr=1e38"})));
+  EXPECT_EQ(two.code, 1);
+  EXPECT_EQ(count(two.text, "taper: "), 1) << two.text;
+  EXPECT_THAT(two.text, HasSubstr(one.text.substr(one.text.find("taper: stage baseline"))));
+}
+
+// One rank is killed, stopped for good, or stopped for a while, at a random moment. scripts/campaign.sh has
+// more trials.
+TEST_F(RanksTest, ALostRankEndsAllAndNothingIsLost) {
+  const char* seed = std::getenv("TAPER_TEST_SEED");
+  const char* trials = std::getenv("TAPER_TEST_TRIALS");
+  Draws draws(seed != nullptr ? std::stoull(seed) : 7, 0, 0);
+  const std::vector<std::string> how = {"shards=4", "rank_timeout=3"};
+  ASSERT_EQ(run(train(folder_ / "whole", settings(how))).code, 0);
+  auto total = static_cast<uint32_t>(events(folder_ / "whole").size());
+  for (int trial = 0; trial < (trials != nullptr ? std::stoi(trials) : 3); ++trial) {
+    fs::path output = folder_ / std::to_string(trial);
+    int ranks = draws.below(2) == 0 ? 2 : 4,
+        lost = static_cast<int>(draws.below(static_cast<uint32_t>(ranks)));
+    int64_t lines = 1 + draws.below(total - 10);
+    enum {
+      kKilled,
+      kStopped,
+      kStarved
+    } kind = trial % 3 == 0   ? kKilled
+             : trial % 3 == 1 ? kStopped
+                              : kStarved;
+    SCOPED_TRACE(fmt::format("trial {}: {} of {} ranks, from line {}", trial, lost, ranks, lines));
+    Process process = start_ranks(ranks, train(output, settings(how)));
+    ASSERT_TRUE(wait_for_lines(process, output, lines));
+    auto all = ranks_of(process);
+    ASSERT_EQ(std::ssize(all), ranks);
+    auto begin = std::chrono::steady_clock::now();
+    kill(all[lost], kind == kKilled ? SIGKILL : SIGSTOP);
+    if (kind == kStarved) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      kill(all[lost], SIGCONT);
+    }
+    Result result = wait(process);
+    auto seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    for (auto [rank, pid] : all) {
+      for (int tenth = 0; tenth < 100 && !ended(pid); ++tenth)  // mpirun does not wait for those it kills
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      EXPECT_TRUE(ended(pid)) << "rank " << rank << " was left behind";
+    }
+    if (kind == kStarved) {
+      EXPECT_EQ(result.code, 0) << result.text;
+    } else {
+      EXPECT_NE(result.code, 0) << result.text;
+      EXPECT_LT(seconds, 3 + 30) << "the timeout, and what a busy machine adds";
+      EXPECT_EQ(count(result.text, "taper: "), 1) << result.text;
+      EXPECT_THAT(result.text, HasSubstr(fmt::format("taper: rank {} (process {} on ", lost, all[lost])));
+      EXPECT_THAT(result.text, HasSubstr(kind == kKilled ? "has died" : "has not been heard of"));
+      EXPECT_THAT(result.text, HasSubstr("The run was in stage "));
+      Result resumed = run_ranks(ranks, train(output, settings(how, true)));
+      ASSERT_EQ(resumed.code, 0) << resumed.text;
+    }
+    expect_same(output, folder_ / "whole");
+  }
+}
+
+}  // namespace
+}  // namespace taper
