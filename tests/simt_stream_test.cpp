@@ -168,8 +168,8 @@ TEST_F(CudaErrors, CachedMemoryIsGivenBackBeforeThereIsNone) {
 }
 
 TEST_F(CudaErrors, AnErrorNamesCallFileLineAndDevice) {
-  EXPECT_THAT(failure_of([] { TAPER_CUDA(cudaSetDevice(7)); }),
-              AllOf(HasSubstr("simt_stream_test.cpp:"), HasSubstr("cudaSetDevice(7) failed on CUDA device 0"),
+  EXPECT_THAT(failure_of([] { TAPER_CUDA(cudaSetDevice(8)); }),
+              AllOf(HasSubstr("simt_stream_test.cpp:"), HasSubstr("cudaSetDevice(8) failed on CUDA device 0"),
                     HasSubstr("(cudaErrorInvalidDevice)")));
 }
 

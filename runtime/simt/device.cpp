@@ -1,4 +1,5 @@
-// What the simulated device says of itself: one device of compute capability 9.0.
+// What the simulated devices say of themselves: those of a machine with eight, of compute capability 9.0.
+// They share the process's memory.
 
 #include <cuda_runtime_api.h>
 
@@ -9,7 +10,12 @@
 
 namespace {
 
+constexpr int kDevices = 8;
 constexpr int kProcessors = 8;  // few, so that a grid sized by them stays small
+
+thread_local int current = 0;
+
+bool exists(int device) { return device >= 0 && device < kDevices; }
 
 }  // namespace
 
@@ -18,19 +24,23 @@ using taper::simt::remember;
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kDevices;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current;
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : remember(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  if (!exists(device)) return remember(cudaErrorInvalidDevice);
+  current = device;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return remember(cudaErrorInvalidDevice);
+  if (!exists(device)) return remember(cudaErrorInvalidDevice);
   *properties = {};
   std::strcpy(properties->name, "simulated GPU (a CPU)");
   size_t free;

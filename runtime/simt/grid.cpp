@@ -111,6 +111,7 @@ cudaError_t enqueue(Launch launch, cudaStream_t stream) {
   if (!fits(launch)) return remember(cudaErrorInvalidConfiguration);
   launch.symbol = &kernel_symbol(launch.kernel);
   if (!shared_fits(launch)) return remember(cudaErrorInvalidValue);
+  if (!of_current_device(stream)) return remember(cudaErrorInvalidResourceHandle);
   static std::atomic<uint64_t> launches = 0;
   return submit(stream, [launch = std::move(launch), number = launches++] {
     return run(launch, Choices(schedule().seed ^ number << 32).bits());

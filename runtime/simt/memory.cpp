@@ -1,5 +1,7 @@
 // The memory of the simulated device, and copies from and to it.
 
+#include "runtime/simt/memory.h"
+
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -39,11 +41,6 @@ bool within(const Blocks& blocks, const void* pointer, size_t bytes) {
   if (after == blocks.begin()) return false;
   const auto& [block, size] = *std::prev(after);
   return static_cast<size_t>(begin - block) <= size && bytes <= size - static_cast<size_t>(begin - block);
-}
-
-bool on_device(const void* pointer, size_t bytes) {
-  std::lock_guard lock(device().mutex);
-  return within(device().blocks, pointer, bytes);
 }
 
 bool pinned(const void* pointer, size_t bytes) {
@@ -102,6 +99,11 @@ cudaMemcpyKind direction(const void* destination, const void* source, size_t byt
 }
 
 }  // namespace
+
+bool on_device(const void* pointer, size_t bytes) {
+  std::lock_guard lock(device().mutex);
+  return within(device().blocks, pointer, bytes);
+}
 
 void set_memory_limit(int64_t bytes) {
   Device& memory = device();

@@ -1,5 +1,7 @@
 #include "runtime/simt/queue.h"
 
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
@@ -223,6 +225,7 @@ cudaError_t query(const std::shared_ptr<Mark>& mark) {
 cudaStream_t create_stream(bool waits_for_legacy) {
   auto* stream = new CUstream_st;
   stream->waits_for_legacy = waits_for_legacy;
+  cudaGetDevice(&stream->device);
   Lock lock(streams().mutex);
   streams().live.insert(stream);
   return stream;
@@ -254,6 +257,14 @@ cudaError_t end_capture(cudaStream_t handle, Graph& graph) {
   CUstream_st* stream = find(handle);
   if (stream == nullptr) return remember(cudaErrorInvalidResourceHandle);
   return remember(finish(*stream, graph));
+}
+
+bool of_current_device(cudaStream_t handle) {
+  int device = 0;
+  cudaGetDevice(&device);
+  Lock lock(streams().mutex);
+  CUstream_st* stream = find(handle);
+  return stream == nullptr || stream == &streams().legacy || stream->device == device;
 }
 
 bool captures(cudaStream_t handle) {

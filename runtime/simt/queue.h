@@ -50,6 +50,7 @@ struct Capture {
 
 /// The CUDA runtime declares these types and leaves what is in them to us.
 struct CUstream_st {
+  int device = 0;
   bool waits_for_legacy = true;  // for what the null stream does, as streams without cudaStreamNonBlocking do
   std::deque<taper::simt::Item> items;
   bool busy = false;    // a thread is at its first item
@@ -88,6 +89,8 @@ cudaError_t destroy_stream(cudaStream_t stream);
 cudaError_t begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t end_capture(cudaStream_t stream, Graph& graph);
 bool captures(cudaStream_t stream);
+/// Whether the calling thread may launch on it: its current device is the stream's.
+bool of_current_device(cudaStream_t stream);
 /// Whether a capture now forbids the calling thread what would wait for the device, such as cudaMalloc.
 bool capture_forbids_waiting();
 
