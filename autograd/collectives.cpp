@@ -17,26 +17,6 @@ Range half(const Range& common, int64_t rank, int64_t distance) {
   return (rank & distance) == 0 ? Range{common.begin, middle(common)} : Range{middle(common), common.end};
 }
 
-// Sends and receives device memory.
-void exchange(Communicator& ranks, Team& team, int64_t partner, const Tensor& send, Tensor& receive) {
-  bool on_host = false;
-  std::vector<std::byte> out, in;
-  team.run_one([&](Stream& stream) {
-    on_host = stream.on_host();
-    if (on_host) return;
-    out.resize(static_cast<size_t>(send.bytes()));
-    in.resize(static_cast<size_t>(receive.bytes()));
-    stream.download(out.data(), send.data(), send.bytes());
-  });
-  if (on_host) {
-    ranks.exchange(partner, {static_cast<const std::byte*>(send.data()), static_cast<size_t>(send.bytes())},
-                   {static_cast<std::byte*>(receive.data()), static_cast<size_t>(receive.bytes())});
-    return;
-  }
-  ranks.exchange(partner, out, in);
-  team.run_one([&](Stream& stream) { stream.upload(receive.data(), in.data(), receive.bytes()); });
-}
-
 Tensor part(const Tensor& values, const Range& range) {
   return values.slice(range.begin, range.end - range.begin);
 }
@@ -50,8 +30,10 @@ Range reduce_scatter(Communicator& ranks, Team& team, Tensor& values) {
     mine = half(common, ranks.rank(), distance);
     Range theirs = half(common, ranks.rank() ^ distance, distance);
     Tensor kept = part(values, mine), received;
-    team.run_one([&](Stream& stream) { received = Tensor(stream, values.dtype(), {kept.size()}); });
-    exchange(ranks, team, ranks.rank() ^ distance, part(values, theirs), received);
+    team.run_one([&](Stream& stream) {
+      received = Tensor(stream, values.dtype(), {kept.size()});
+      ranks.exchange_tensors(stream, ranks.rank() ^ distance, part(values, theirs), received);
+    });
     bool left = (ranks.rank() & distance) == 0;
     team.run((kept.size() + kChunk - 1) / kChunk, [&](Stream& stream, int64_t i) {
       Range chunk{i * kChunk, std::min((i + 1) * kChunk, kept.size())};
@@ -73,9 +55,10 @@ void all_gather(Communicator& ranks, Team& team, Tensor& values) {
   for (int64_t distance = ranks.ranks() / 2; distance > 0; distance /= 2) {
     const Range common = commons.back();
     commons.pop_back();
+    const Tensor own = part(values, half(common, ranks.rank(), distance));
     Tensor theirs = part(values, half(common, ranks.rank() ^ distance, distance));
-    exchange(ranks, team, ranks.rank() ^ distance, part(values, half(common, ranks.rank(), distance)),
-             theirs);
+    team.run_one(
+        [&](Stream& stream) { ranks.exchange_tensors(stream, ranks.rank() ^ distance, own, theirs); });
   }
 }
 

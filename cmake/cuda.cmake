@@ -16,3 +16,15 @@ endif()
 # CMake 3.25 does not know nvcc's flag for the standard.
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
 find_package(CUDAToolkit REQUIRED)
+
+# NCCL, between the GPUs of several ranks: the machine's, or PyPI's, where scripts/cuda-toolkit.sh puts it.
+file(GLOB pypi_nccl ${CMAKE_SOURCE_DIR}/.cache/cuda/lib/python3*/site-packages/nvidia/nccl)
+find_path(TAPER_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${pypi_nccl} PATH_SUFFIXES include)
+find_library(TAPER_NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} ${pypi_nccl} PATH_SUFFIXES lib)
+if(NOT TAPER_NCCL_INCLUDE OR NOT TAPER_NCCL_LIBRARY)
+  message(FATAL_ERROR "The device cuda needs NCCL: install NVIDIA's libnccl-dev, or run 'scripts/cuda-toolkit.sh compiler', "
+    "which gets it from PyPI.")
+endif()
+add_library(taper_nccl INTERFACE)
+target_include_directories(taper_nccl SYSTEM INTERFACE ${TAPER_NCCL_INCLUDE})
+target_link_libraries(taper_nccl INTERFACE ${TAPER_NCCL_LIBRARY})

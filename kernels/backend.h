@@ -14,6 +14,7 @@
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "kernels/pool.h"
+#include "runtime/communicator.h"
 
 namespace taper {
 
@@ -40,23 +41,28 @@ class Backend : public ConvKernels,
   /// A queue for one worker. `threads` CPU threads work inside each op; call it, and use the stream, on one
   /// thread.
   virtual std::unique_ptr<Stream> make_stream(int threads) = 0;
+  /// The same ranks, whose exchange_tensors() goes from device to device; null where the devices have no such
+  /// way, or there is one rank. All ranks call it, once; `ranks` outlives the result.
+  virtual std::unique_ptr<Communicator> connect(Communicator& /*ranks*/) { return nullptr; }
 };
 
-/// How a backend computes, beyond what an op's arguments say.
+/// How and where a backend computes, beyond what an op's arguments say.
 struct BackendOptions {
   /// Whether the CUDA backend makes matrix products, convolutions and imitation's projection of f32 operands
   /// on tensor cores: each operand is rounded to tf32 (10 mantissa bits, ties away from zero; what is within
   /// half a unit of 2^128 becomes infinite), products are exact, sums f32. Operands and results are f32 in
   /// memory as ever; all other ops, attention among them, compute in f32.
   bool tf32 = false;
+  /// The rank that it is for: each on a machine has a GPU of its own.
+  RankPlace place = {};
 };
 
 /// oneDNN and vectorised loops; f32 and bf16.
 std::unique_ptr<Backend> make_cpu_backend();
 
-/// The hand-written CUDA kernels, on the first GPU, or on the CPU by runtime/simt, whichever the build has
-/// (cuda_device()); f32 and bf16. UserError, which offers another device, where the build has neither, or
-/// there is no GPU that it can use.
+/// The hand-written CUDA kernels, on the GPU whose number is the rank's on its machine, or on the CPU by
+/// runtime/simt, whichever the build has (cuda_device()); f32 and bf16. UserError, which offers another
+/// device, where the build has neither, or there is no GPU that it can use, or not one for each rank.
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options = {});
 
 /// "cuda" in a build for GPUs, "sim" in one with runtime/simt, "" in one without CUDA kernels.

@@ -16,8 +16,10 @@ constexpr int64_t kStreamsPerGpu = 2;
 }  // namespace
 
 Engine::Engine(const Configuration& configuration, const std::string& device, Communicator& ranks)
-    : shards(configuration.shards), ranks(ranks) {
-  backend = make_backend(device, {.tf32 = configuration.precision == "tf32"});
+    : backend(make_backend(device, {.tf32 = configuration.precision == "tf32", .place = ranks.place()})),
+      connected(backend->connect(ranks)),
+      shards(configuration.shards),
+      ranks(connected ? *connected : ranks) {
   type = configuration.precision == "bf16" ? DType::bf16 : DType::f32;
   // What this process may use: all of the machine, or less where a launcher has bound it to some cores.
   auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));

@@ -24,7 +24,8 @@ struct Engine {
   /// On another device than the configuration's. UserError where this build or machine has it not.
   Engine(const Configuration& configuration, const std::string& device, Communicator& ranks = only_rank());
   std::unique_ptr<Backend> backend;
-  DType type;  ///< of activations
+  std::unique_ptr<Communicator> connected;  ///< the ranks by way of their devices, where these have one
+  DType type;                               ///< of activations
   int64_t shards;
   Communicator& ranks;  ///< that share the shards, and this machine's cores
   std::unique_ptr<Team> team;

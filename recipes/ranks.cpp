@@ -83,10 +83,6 @@ void require_possible_ranks(const Communicator& ranks, const Configuration& conf
         "{} ranks cannot divide {} shards evenly; start {}{}, or set shards to a larger power of two", count,
         shards, fmt::join(valid, " or "), shards == 1 ? " rank" : " ranks");
   }
-  if (configuration.device == "cuda")
-    throw UserError(
-        "several ranks on the device cuda need NCCL, which this build has not; use one rank, or the device "
-        "cpu");
 }
 
 void require_equal_ranks(const Configuration& configuration, const Data& data, Engine& engine) {

@@ -11,8 +11,7 @@
 
 namespace taper {
 
-/// UserError, the same on every rank, unless the ranks can divide the configured shards and have a device
-/// each.
+/// UserError, the same on every rank, unless the ranks can divide the configured shards.
 void require_possible_ranks(const Communicator& ranks, const Configuration& configuration);
 
 /// UserError, the same on every rank, that names the first rank that differs from rank 0 and in what: the

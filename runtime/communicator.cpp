@@ -6,6 +6,17 @@
 
 namespace taper {
 
+void Communicator::exchange_tensors(Stream& stream, int64_t partner, const Tensor& send, Tensor& receive) {
+  auto size = [](const Tensor& tensor) { return static_cast<size_t>(tensor.bytes()); };
+  if (stream.on_host())
+    return exchange(partner, {static_cast<const std::byte*>(send.data()), size(send)},
+                    {static_cast<std::byte*>(receive.data()), size(receive)});
+  std::vector<std::byte> out(size(send)), in(size(receive));
+  stream.download(out.data(), send.data(), send.bytes());
+  exchange(partner, out, in);
+  stream.upload(receive.data(), in.data(), receive.bytes());
+}
+
 void Communicator::all_gather(std::span<std::byte> blocks) {
   auto ranks = static_cast<size_t>(place_.ranks), rank = static_cast<size_t>(place_.rank);
   TAPER_CHECK(blocks.size() % ranks == 0, "{} bytes over {} ranks", blocks.size(), ranks);

@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "runtime/rank_place.h"
+#include "runtime/tensor.h"
 
 namespace taper {
 
-/// The ranks of a run, seen from one of them. All calls but note() are made by every rank, in the same order,
-/// by one thread of each. Every collective is built on exchange() between ranks whose numbers differ in one
-/// bit, nearest first, and needs a power of two of them.
+/// The ranks of a run, seen from one of them. All calls but notes are made by every rank, in the same order,
+/// by one thread of each at a time. Every collective is built on exchange() between ranks whose numbers
+/// differ in one bit, nearest first, and needs a power of two of them.
 ///
 /// A rank that does not answer within the timeout, or has died, ends all of them: one rank prints which,
 /// where and why, and all exit with code 1.
@@ -26,6 +27,7 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
+  const RankPlace& place() const { return place_; }
   int64_t rank() const { return place_.rank; }
   int64_t ranks() const { return place_.ranks; }
   /// Ranks on this machine.
@@ -35,6 +37,10 @@ class Communicator {
   /// Sends to `partner` and receives what it sends, both at once; the partner's sizes are the reverse. Host
   /// memory.
   virtual void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) = 0;
+
+  /// The same for tensors on the stream's device, behind the work issued to it so far; what comes next on it
+  /// finds `receive` filled. Through the host's memory, unless the device has a way of its own (NCCL).
+  virtual void exchange_tensors(Stream& stream, int64_t partner, const Tensor& send, Tensor& receive);
 
   /// `blocks` is ranks() blocks of equal size; each rank has filled its own, and gets the others.
   void all_gather(std::span<std::byte> blocks);
@@ -49,6 +55,8 @@ class Communicator {
 
   /// What this rank is doing ("stage wide, step 5"), for the message about one that is lost. Any thread.
   virtual void note(const std::string& place) = 0;
+  /// That this rank waits for `partner`, or no more (-1). exchange() notes it itself. Any thread.
+  virtual void note_wait(int64_t partner) = 0;
   /// How long a rank may keep another waiting.
   virtual void set_timeout(double seconds) = 0;
   /// Ends all ranks with this exit code and, printed once, this message, whether it happened here alone or on
@@ -67,6 +75,7 @@ class SingleProcess final : public Communicator {
   SingleProcess() : Communicator(RankPlace{}) {}
   void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) override;
   void note(const std::string&) override {}
+  void note_wait(int64_t) override {}
   void set_timeout(double) override {}
   [[noreturn]] void fail(const std::string& message, int exit_code) override;
   void finish() override {}

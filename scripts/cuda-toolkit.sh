@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Finds what a build with CUDA's kernels needs, and gets from PyPI into .cache/cuda what the machine lacks.
 #   scripts/cuda-toolkit.sh headers     prints the folder of CUDA 13's headers: all that the device sim needs
-#   scripts/cuda-toolkit.sh compiler    prints folders for PATH: nvcc 13, cuobjdump, nvdisasm; for the device cuda
+#   scripts/cuda-toolkit.sh compiler    prints folders for PATH: nvcc 13, cuobjdump, nvdisasm; for the device cuda, which
+#                                       also needs NCCL (200 MB from PyPI), found by cmake/cuda.cmake
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +10,7 @@ cd "$(dirname "$0")/.."
 header_packages=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
 compiler_packages=("${header_packages[@]}" nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88)
 tool_packages=(nvidia-cuda-cuobjdump==13.2.86 nvidia-cuda-nvdisasm==13.2.86)
+nccl_packages=(nvidia-nccl-cu13==2.28.9)
 
 root=$PWD/.cache/cuda
 
@@ -43,6 +45,14 @@ toolkit() {
   done
 }
 
+has_nccl() {  # has_nccl FOLDER...: NCCL's header in one of them
+  local candidate
+  for candidate in "$@"; do
+    if [ -f "$candidate/include/nccl.h" ]; then return; fi
+  done
+  return 1
+}
+
 found=$(toolkit)
 case "${1:-}" in
   headers)
@@ -57,6 +67,7 @@ case "${1:-}" in
       [ -x "$(folder)/bin/nvcc" ] || install "${compiler_packages[@]}"
       found=$(folder)
     fi
+    has_nccl "$found" /usr /usr/local "$(folder)/../nccl" || install "${nccl_packages[@]}"
     if [ ! -x "$found/bin/cuobjdump" ] || [ ! -x "$found/bin/nvdisasm" ]; then
       [ -x "$(folder)/bin/nvdisasm" ] || install "${tool_packages[@]}"
       echo "$found/bin:$(folder)/bin"

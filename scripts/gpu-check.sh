@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317  # steps are called by their names
 # Everything that a GPU is needed for, in one go, from a clean checkout; writes gpu-report.md.
-#   scripts/gpu-check.sh          on the first GPU that CUDA_VISIBLE_DEVICES leaves
+#   scripts/gpu-check.sh          on the first GPU that CUDA_VISIBLE_DEVICES leaves; ranks on the first two
 #   scripts/gpu-check.sh --sim    the same steps on the device sim, with fewer and smaller cases, to know that they work;
 #                                 compute-sanitizer, which needs a GPU, is left out
 # Steps:
@@ -9,6 +9,7 @@
 #   tests       every case of the op table on the device
 #   memcheck, racecheck, synccheck, initcheck    the same under compute-sanitizer, 200 seconds for each test program
 #   recipe      a small run through every stage, twice, to the same bits
+#   ranks       the same on two ranks, connected by NCCL, where there are two GPUs
 #   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -73,6 +74,12 @@ step_recipe() {
   diff <(weights one) <(weights two)
 }
 
+step_ranks() {
+  mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 \
+    "$folder"/taper train "$configuration" --device "$device" --output "$work/ranks"
+  diff <(weights one) <(weights ranks)
+}
+
 step_throughput() {
   local shards images precision
   for precision in f32 tf32 bf16; do
@@ -90,7 +97,9 @@ step_throughput() {
 
 steps=(build tests)
 [ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
-steps+=(recipe throughput)
+steps+=(recipe)
+if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
+steps+=(throughput)
 failed=0
 for step in "${steps[@]}"; do
   echo "=== $step (its output: $work/$step.log)"

@@ -45,6 +45,7 @@ class ThreadRank final : public Communicator {
     to_neighbour += (partner ^ rank()) == 1 ? send.size() : 0;
   }
   void note(const std::string&) override {}
+  void note_wait(int64_t) override {}
   void set_timeout(double) override {}
   [[noreturn]] void fail(const std::string& message, int exit_code) override {
     throw Error(message, exit_code);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 
+#include "kernels/backend.h"
 #include "runtime/error.h"
 #include "runtime/philox.h"
 #include "tests/small_text.h"
@@ -151,6 +152,41 @@ TEST_F(BertRanksTest, AnyNumberOfRanksGivesTheSameBytes) {
   Result result = run_ranks(4, train(folder_ / "four", more));
   ASSERT_EQ(result.code, 0) << result.text;
   expect_same(folder_ / "four", folder_ / "one");
+}
+
+// The CUDA backend and NCCL's calls, each rank on a simulated GPU of its own.
+TEST_F(RanksTest, SimulatedGpusGiveTheSameBytesOnAnyNumberOfRanks) {
+  if (cuda_device() != "sim") GTEST_SKIP() << "this build has no device sim";
+  setenv("TAPER_SIMT_SCHEDULE", "streams=late,seed=3", 1);
+  for (const std::string precision : {"f32", "bf16"}) {
+    std::vector<std::string> how =
+        settings({"device=sim", "precision=" + precision, "shards=4", "stages=[\"baseline\"]",
+                  "network.width=4", "data.train_limit=32", "data.test_limit=8", "baseline.batch_size=8",
+                  "baseline.steps=2", "baseline.evaluate_every=2"});
+    fs::path one = folder_ / (precision + "-1");
+    ASSERT_EQ(run(train(one, how)).code, 0);
+    for (int ranks : {2, 4}) {
+      fs::path several = folder_ / (precision + "-" + std::to_string(ranks));
+      Result result = run_ranks(ranks, train(several, how));
+      ASSERT_EQ(result.code, 0) << result.text;
+      expect_same(several, one);
+    }
+  }
+  unsetenv("TAPER_SIMT_SCHEDULE");
+}
+
+TEST_F(RanksTest, ALostSimulatedGpuEndsAllRanks) {
+  if (cuda_device() != "sim") GTEST_SKIP() << "this build has no device sim";
+  std::vector<std::string> how =
+      settings({"device=sim", "network.width=4", "data.test_limit=8", "baseline.steps=100000"});
+  Process process = start_ranks(2, train(folder_ / "run", how));
+  ASSERT_TRUE(wait_for_lines(process, folder_ / "run", 4));
+  kill(ranks_of(process).at(1), SIGKILL);
+  Result result = wait(process);
+  EXPECT_NE(result.code, 0);
+  EXPECT_EQ(count(result.text, "taper: "), 1) << result.text;
+  EXPECT_THAT(result.text,
+              HasSubstr("has died: it was killed, or it crashed. The run was in stage baseline"));
 }
 
 TEST_F(RanksTest, RanksMayChangeWheneverARunIsResumed) {

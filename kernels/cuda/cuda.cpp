@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "runtime/cuda/error.h"
+#include "runtime/cuda/nccl.h"
 
 namespace taper {
 
@@ -15,5 +16,21 @@ std::map<std::string, std::string> CudaBackend::versions() const {
 }
 
 std::unique_ptr<Stream> CudaBackend::make_stream(int) { return std::make_unique<CudaStream>(device_); }
+
+std::unique_ptr<Communicator> CudaBackend::connect(Communicator& ranks) {
+  return ranks.ranks() == 1 ? nullptr : make_nccl_communicator(ranks, device_);
+}
+
+int device_of(const RankPlace& place) {
+  int count = 0;
+  TAPER_CUDA(cudaGetDeviceCount(&count));
+  if (count < place.local_ranks)
+    throw UserError(
+        "{} ranks on one machine need a GPU each, but rank {} sees {}; start as many ranks as it has GPUs, "
+        "and "
+        "let each of them see all (CUDA_VISIBLE_DEVICES unset, srun --gpu-bind=none)",
+        place.local_ranks, place.rank, count);
+  return static_cast<int>(place.local_rank);
+}
 
 }  // namespace taper

@@ -25,6 +25,8 @@ class CudaBackend final : public Backend {
   std::map<std::string, std::string> versions() const override;
   /// The host's threads have no part in the work: `threads` changes nothing.
   std::unique_ptr<Stream> make_stream(int threads) override;
+  /// NCCL's.
+  std::unique_ptr<Communicator> connect(Communicator& ranks) override;
 
   FilterFormat filter_format(Stream&, const ConvShape&, DType, ConvPass) override;
   void pack_filter(Stream&, const ConvShape&, DType type, ConvPass, const void* filter,
@@ -119,5 +121,8 @@ class CudaBackend final : public Backend {
   int device_;
   BackendOptions options_;
 };
+
+/// The CUDA device of a rank: number local_rank. UserError unless this machine shows one for each local rank.
+int device_of(const RankPlace& place);
 
 }  // namespace taper

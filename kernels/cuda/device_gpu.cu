@@ -1,4 +1,4 @@
-// The kernels' device in a build for GPUs: the first that CUDA_VISIBLE_DEVICES leaves.
+// The kernels' device in a build for GPUs: one of those that CUDA_VISIBLE_DEVICES leaves.
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
@@ -12,7 +12,6 @@ namespace {
 // them.
 __global__ void __launch_bounds__(cuda::kWarp) probe() {}
 
-constexpr int kDevice = 0;
 constexpr const char* kOthers =
     "--device cpu works everywhere, and so does --device sim in a build with -DTAPER_SIMT=ON";
 
@@ -27,13 +26,13 @@ void require_gpu() {
                     cudaGetErrorString(code == cudaSuccess ? cudaErrorNoDevice : code), kOthers);
 }
 
-void require_kernels() {
+void require_kernels(int device) {
   cudaFuncAttributes attributes{};
   const cudaError_t code = cudaFuncGetAttributes(&attributes, probe);
   if (code == cudaSuccess) return;
   if (code != cudaErrorNoKernelImageForDevice && code != cudaErrorInvalidDeviceFunction) TAPER_CUDA(code);
   cudaDeviceProp properties{};
-  TAPER_CUDA(cudaGetDeviceProperties(&properties, kDevice));
+  TAPER_CUDA(cudaGetDeviceProperties(&properties, device));
   throw UserError(
       "the GPU {} has compute capability {}.{}, for which this build has no kernels; configure with "
       "-DCMAKE_CUDA_ARCHITECTURES={}{} (8.0 is the least); {}",
@@ -46,9 +45,10 @@ std::string cuda_device() { return "cuda"; }
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
   require_gpu();
-  TAPER_CUDA(cudaSetDevice(kDevice));
-  require_kernels();
-  return std::make_unique<CudaBackend>("cuda", kDevice, options);
+  const int device = device_of(options.place);
+  TAPER_CUDA(cudaSetDevice(device));
+  require_kernels(device);
+  return std::make_unique<CudaBackend>("cuda", device, options);
 }
 
 }  // namespace taper

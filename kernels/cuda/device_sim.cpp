@@ -7,7 +7,7 @@ namespace taper {
 std::string cuda_device() { return "sim"; }
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
-  return std::make_unique<CudaBackend>("sim", 0, options);
+  return std::make_unique<CudaBackend>("sim", device_of(options.place), options);
 }
 
 }  // namespace taper

@@ -71,6 +71,11 @@ class MpiCommunicator final : public Communicator {
     std::lock_guard lock(own_);
     place_ = place;
   }
+  void note_wait(int64_t partner) override {
+    std::lock_guard lock(own_);
+    waits_for_ = partner;
+    waits_since_ = clock_now();
+  }
   void set_timeout(double seconds) override { timeout_ = seconds; }
   [[noreturn]] void fail(const std::string& message, int exit_code) override;
   void finish() override;
@@ -199,17 +204,10 @@ void MpiCommunicator::wait(std::array<MPI_Request, 2>& requests, int64_t partner
       sched_yield();
       continue;
     }
-    if (!told) {
-      std::lock_guard lock(own_);
-      waits_for_ = partner;
-      waits_since_ = begin;
-      told = true;
-    }
+    if (!std::exchange(told, true)) note_wait(partner);
     usleep(50);
   }
-  if (!told) return;
-  std::lock_guard lock(own_);
-  waits_for_ = -1;
+  if (told) note_wait(-1);
 }
 
 void MpiCommunicator::fail(const std::string& message, int exit_code) {
