@@ -153,7 +153,9 @@ void write_pretrained(const std::filesystem::path& output, const BertSpec& spec,
   const std::string config = write_bert_config(spec);
   const bool file = output.extension() == ".safetensors";
   const std::filesystem::path folder = !file ? output : output.has_parent_path() ? output.parent_path() : ".";
-  if (!file) std::filesystem::create_directories(folder);
+  std::error_code error;
+  if (!file && !std::filesystem::create_directories(folder, error) && error)
+    throw UserError("{}: the folder cannot be made: {}", folder.string(), error.message());
   write_weights(file ? output : folder / "model.safetensors", stream, store, {{"format", "pt"}});
   write_vocabulary(folder / "vocab.txt", vocabulary);
   const Json tokenizer = {{"do_lower_case", lowercase},

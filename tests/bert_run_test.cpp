@@ -174,6 +174,7 @@ TEST_F(BertRunTest, RefusesWhatMakesNoSense) {
         Case{"data.on_error=skip", "which is for images"},
         Case{"network.vocab_size=50", "network.vocab_size is 50, but"},
         Case{"data.vocabulary=nowhere.txt", "nowhere.txt"}, Case{"data.path=nowhere", "nowhere is not there"},
+        Case{"data.cache=/proc/nowhere", "/proc/nowhere: the folder cannot be made"},
         Case{"wide.augmentation.flip=true", "wide.augmentation is for images"}}) {
     const fs::path output = folder_ / "refused";
     Result result = run(train(output, {"--set", c.setting}));

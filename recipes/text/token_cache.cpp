@@ -118,7 +118,11 @@ int64_t write_tokens(const fs::path& path, const TextSource& source, Tokenizer& 
 }
 
 void write_cache(const fs::path& path, const TextSource& source) {
-  fs::create_directories(path.parent_path());
+  std::error_code error;
+  fs::create_directories(path.parent_path(), error);
+  if (error)
+    throw UserError("{}: the folder cannot be made: {}; name another data.cache", path.parent_path().string(),
+                    error.message());
   Writer writer(path);
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
@@ -168,8 +172,12 @@ std::vector<fs::path> text_files(const fs::path& path) {
     throw UserError("{} is not there; data.path names a text file or a folder of .txt files", path.string());
   if (!fs::is_directory(path)) return {path};
   std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(path))
-    if (entry.is_regular_file() && entry.path().extension() == ".txt") files.push_back(entry.path());
+  try {
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      if (entry.is_regular_file() && entry.path().extension() == ".txt") files.push_back(entry.path());
+  } catch (const fs::filesystem_error& error) {
+    throw UserError("{} cannot be read: {}", error.path1().string(), error.code().message());
+  }
   if (files.empty()) throw UserError("{}: there is no .txt file in it", path.string());
   std::ranges::sort(files, {}, [](const fs::path& file) { return file.string(); });
   return files;
