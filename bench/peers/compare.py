@@ -1,4 +1,4 @@
-"""Times ResNet-50 training steps of Taper and PyTorch side by side and prints the ratios. Started by compare.sh.
+"""Times whole training steps of Taper and PyTorch side by side and prints the ratios. Started by compare.sh.
 
 First, untimed: Taper's loss must equal PyTorch's on the same sub-batches, or there is nothing to compare. Then rounds: in
 each, every form makes a few steps, one form after the other, so that a machine that slows down slows all of them. The
@@ -15,17 +15,18 @@ import sys
 import tempfile
 
 import numpy as np
+import torch
 
-import resnet50_step
+import peer_step
 
 HERE = pathlib.Path(__file__).resolve().parent
 FORMS = ["eager", "compile"]
 
 
 def run_taper(arguments, precision, steps, inputs):
-    command = [arguments.taper, "--network", "resnet50", "--precision", precision, "--batch", str(arguments.batch)]
+    command = [arguments.taper, "--network", arguments.network, "--precision", precision, "--batch", str(arguments.batch)]
     command += ["--shards", str(arguments.shards), "--steps", str(steps), "--json"]
-    command += ["--weights", inputs[0], "--images", inputs[1]]
+    command += ["--weights", inputs[0], "--data", inputs[1]]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         sys.exit(f"compare: '{' '.join(command)}' ended with exit code {result.returncode}")
@@ -35,11 +36,12 @@ def run_taper(arguments, precision, steps, inputs):
 def check_loss(arguments, precision, inputs):
     """Stops unless Taper's mean loss of every sub-batch is as near to the float64 one as its precision allows.
 
-    Tolerance: twice the root mean square, over samples, of PyTorch's own error in this precision (the error of a mean is
+    Tolerance: twice the root mean square, over samples (masked tokens), of PyTorch's own error in this precision (the error of a mean is
     at most that), and 8 units in the last place of the f32 that the loss is reported in.
     """
-    exact = resnet50_step.losses(*inputs, arguments.shards, "f64")
-    peer = resnet50_step.losses(*inputs, arguments.shards, precision)
+    losses = peer_step.module_of(arguments.network).losses
+    exact = losses(arguments.network, *inputs, arguments.shards, "f64")
+    peer = losses(arguments.network, *inputs, arguments.shards, precision)
     tolerance = 2 * np.sqrt(np.mean((peer - exact) ** 2)) + 8 * np.spacing(np.float32(exact.max()))
     want = exact.reshape(arguments.shards, -1).mean(axis=1)
     got = np.array(run_taper(arguments, precision, 1, inputs)["loss"], dtype=np.float64)
@@ -51,9 +53,9 @@ def check_loss(arguments, precision, inputs):
 class Peer:
     """One form of PyTorch's step in a process of its own, warmed up and waiting."""
 
-    def __init__(self, form, precision, inputs):
-        command = [sys.executable, str(HERE / "resnet50_step.py"), "--form", form, "--precision", precision]
-        command += ["--weights", inputs[0], "--images", inputs[1]]
+    def __init__(self, network, form, precision, inputs):
+        command = [sys.executable, str(HERE / "peer_step.py"), "--network", network, "--form", form]
+        command += ["--precision", precision, "--weights", inputs[0], "--data", inputs[1]]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def steps(self, count):
@@ -71,7 +73,7 @@ class Peer:
 def compare(arguments, precision, inputs):
     losses = check_loss(arguments, precision, inputs)
     seconds = {name: [] for name in ["taper"] + FORMS}
-    peers = {form: Peer(form, precision, inputs) for form in FORMS}
+    peers = {form: Peer(arguments.network, form, precision, inputs) for form in FORMS}
     for peer in peers.values():
         peer.steps(2)  # compiles, and fills PyTorch's caches
     for _ in range(arguments.rounds):
@@ -87,14 +89,15 @@ def compare(arguments, precision, inputs):
         "precision": precision,
         "losses": losses,
         "seconds": seconds,
-        "images_per_second": {name: arguments.batch / median for name, median in medians.items()},
+        "samples_per_second": {name: arguments.batch / median for name, median in medians.items()},
         "best_peer": best,
         "ratio": medians[best] / medians["taper"],
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Compares whole ResNet-50 training steps of Taper and PyTorch.")
+    parser = argparse.ArgumentParser(description="Compares whole training steps of Taper and PyTorch.")
+    parser.add_argument("--network", choices=peer_step.NETWORKS, default="resnet50")
     parser.add_argument("--taper", default="build-bench/bench_step", help="Taper's side (default: %(default)s)")
     parser.add_argument("--precision", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--batch", type=int, default=16)
@@ -104,20 +107,22 @@ def main():
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
 
+    torch.set_num_threads(peer_step.THREADS)
+    network = peer_step.module_of(arguments.network)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        inputs = (os.path.join(folder, "weights.safetensors"), os.path.join(folder, "images.safetensors"))
-        resnet50_step.make_inputs(*inputs, arguments.batch)
+        inputs = (os.path.join(folder, "weights.safetensors"), os.path.join(folder, "data.safetensors"))
+        network.make_inputs(arguments.network, *inputs, arguments.batch)
         for precision in arguments.precision:
             results.append(compare(arguments, precision, inputs))
     if arguments.json:
-        print(json.dumps({"batch": arguments.batch, "shards": arguments.shards, "results": results}, indent=1))
+        print(json.dumps({"network": arguments.network, "batch": arguments.batch, "shards": arguments.shards, "results": results}, indent=1))
         return
-    print(f"ResNet-50 training step, batch {arguments.batch} of 224x224, SGD with momentum, {resnet50_step.THREADS} threads;")
-    print(f"Taper: {arguments.shards} shards. Images per second, medians of {arguments.rounds * arguments.steps} steps:")
+    print(f"{network.title(arguments.network, arguments.batch)}, {peer_step.THREADS} threads;")
+    print(f"Taper: {arguments.shards} shards. Samples per second, medians of {arguments.rounds * arguments.steps} steps:")
     print(f"{'':6}{'Taper':>9}{'eager':>9}{'compile':>9}   Taper / PyTorch's best")
     for result in results:
-        rates = result["images_per_second"]
+        rates = result["samples_per_second"]
         print(f"{result['precision']:6}" + "".join(f"{rates[name]:9.2f}" for name in ["taper"] + FORMS)
               + f"   {result['ratio']:.2f} ({result['best_peer']})")
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times whole ResNet-50 training steps of Taper and PyTorch side by side; arguments go to compare.py (see --help).
+# Times whole training steps of Taper and PyTorch side by side, ResNet-50's or a BERT's (--network bert-mini, bert-base);
+# arguments go to compare.py (see --help).
 # PyTorch is installed into .cache/peers, with the CUDA libraries that its wheel cannot be loaded without: 5.5 GB.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,26 +1,15 @@
-"""ResNet-50 training steps in PyTorch, in the forms that Taper is compared with.
-
-Run by compare.py, one process per form, so that one form's memory and threads leave the next alone:
-
-    resnet50_step.py --form eager --precision f32 --weights w.safetensors --images i.safetensors
-
-Reads numbers from standard input, one per line; for each it makes that many steps and prints their seconds as a JSON list.
-"""
-
-import argparse
-import json
-import sys
-import time
+"""ResNet-50's training step in PyTorch, by torchvision's network: for peer_step.py and compare.py."""
 
 import numpy as np
 import torch
 import torchvision
 from safetensors.numpy import load_file, save_file
 
-THREADS = 2
+def title(network, batch):
+    return f"{network} training step, batch {batch} of 224x224, SGD with momentum"
 
 
-def make_inputs(weights_path, images_path, batch, size=224, seed=0):
+def make_inputs(network, weights_path, images_path, batch, size=224, seed=0):
     """Writes torchvision's initial weights, and `images` [batch, size, size, 3] f32 with `labels` [batch] int64."""
     torch.manual_seed(seed)
     model = torchvision.models.resnet50()
@@ -43,12 +32,11 @@ def autocast(precision):
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def losses(weights_path, images_path, shards, precision):
+def losses(network, weights_path, images_path, shards, precision):
     """The loss of every sample [batch], in training mode, the batch cut into `shards` contiguous sub-batches.
 
     `precision` is f32, bf16 or f64; every sub-batch has its own batch-norm statistics.
     """
-    torch.set_num_threads(THREADS)
     model, images, labels = load(weights_path, images_path)
     if precision == "f64":
         model, images = model.double(), images.double()
@@ -60,34 +48,17 @@ def losses(weights_path, images_path, shards, precision):
     return torch.cat(parts).double().numpy()
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Times ResNet-50 training steps in PyTorch.")
-    parser.add_argument("--form", choices=["eager", "compile"], required=True)
-    parser.add_argument("--precision", choices=["f32", "bf16"], required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--images", required=True)
-    arguments = parser.parse_args()
-
-    torch.set_num_threads(THREADS)
-    model, images, labels = load(arguments.weights, arguments.images)
+def make_step(network, weights_path, data_path, compiled, precision):
+    """A function that trains one step."""
+    model, images, labels = load(weights_path, data_path)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
-    forward = torch.compile(model) if arguments.form == "compile" else model
+    forward = torch.compile(model) if compiled else model
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with autocast(arguments.precision):
+        with autocast(precision):
             loss = torch.nn.functional.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()
 
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps(seconds), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return step
