@@ -128,6 +128,20 @@ TEST(SimtCheck, CountsBankConflictsAndSectors) {
   simt::count_accesses(false);
 }
 
+// A lane whose copy is not valid takes part in the warp's request all the same: its next copy belongs to the
+// next request.
+TEST(SimtCheck, CountsCopiesThatAreNotValid) {
+  OnDevice<float> x(integers(64, 1)), out(32);
+  simt::count_accesses(true);
+  ASSERT_EQ(copy_some(x.get(), out.get()), cudaSuccess);
+  const simt::LineCounts reads = counts("copy_kernel", false, false);
+  EXPECT_EQ(reads.requests, 2);
+  EXPECT_EQ(reads.moved, 4 + 4);
+  EXPECT_EQ(reads.least, 2 + 4) << "16 floats, then 32";
+  EXPECT_EQ(counts("copy_kernel", true, true).moved, 2);
+  simt::count_accesses(false);
+}
+
 TEST(SimtCheck, CountsLdmatrixByItsRows) {
   OnDevice<uint16_t> a(64 * 32), b(64 * 32);
   OnDevice<float> c(64 * 64);

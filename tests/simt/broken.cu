@@ -90,6 +90,19 @@ __global__ void transpose_kernel(const float* x, float* out, int stride) {
   for (int row = 0; row < 32; ++row) out[row * 32 + static_cast<int>(threadIdx.x)] = tile[threadIdx.x][row];
 }
 
+__global__ void copy_kernel(const float* x, float* out) {
+  __shared__ float first[32], second[32];
+  const int lane = static_cast<int>(threadIdx.x);
+  const float* from = x;
+  for (float* to : {first, second}) {
+    cp_async<4>(to + lane, from + lane, to == second || lane % 2 == 0);
+    from += 32;
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  out[lane] = first[lane] + second[lane];
+}
+
 }  // namespace
 
 cudaError_t run_broken(Broken broken, float* x, int* count) {
@@ -106,6 +119,13 @@ cudaError_t transpose(const float* x, float* out, int stride, bool padded) {
   config.blockDim = dim3(32);
   if (padded) return cudaLaunchKernelEx(&config, transpose_kernel<33>, x, out, stride);
   return cudaLaunchKernelEx(&config, transpose_kernel<32>, x, out, stride);
+}
+
+cudaError_t copy_some(const float* x, float* out) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(32);
+  return cudaLaunchKernelEx(&config, copy_kernel, x, out);
 }
 
 }  // namespace taper::simt_test

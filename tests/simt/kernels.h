@@ -69,4 +69,7 @@ cudaError_t run_broken(Broken broken, float* x, int* count);
 /// if padded.
 cudaError_t transpose(const float* x, float* out, int stride, bool padded);
 
+/// out[i] = x[i] (0 where i is odd) + x[32 + i], i < 32: one warp, one cp.async for each summand.
+cudaError_t copy_some(const float* x, float* out);
+
 }  // namespace taper::simt_test

@@ -248,11 +248,15 @@ void Checker::load_row(const void* shared, std::source_location where) {
 
 void Checker::begin_copy(const void* shared, const void* global, uint32_t bytes, std::source_location where) {
   uint16_t site = sites_.of_line(where);
-  if (global != nullptr) access(global, bytes, Kind::kRead, site);
+  const uint32_t thread = Worker::of_this_thread().thread();
+  if (global != nullptr)
+    access(global, bytes, Kind::kRead, site);
+  else if (counting_)
+    counts_.skip(thread, site, false, false);  // later copies of the warp are one request all the same
   Shared place;
   if (!find_shared(number(shared), bytes, site, place))
     fail("a cp.async writes what is not shared memory", site);
-  if (counting_) counts_.access(Worker::of_this_thread().thread(), site, true, true, number(shared), bytes);
+  if (counting_) counts_.access(thread, site, true, true, number(shared), bytes);
   use_shared(place, bytes, Kind::kWrite, site);
   for_words(place.offset, bytes, [&](size_t word, uint32_t mask) {
     Content& content = (*place.contents)[word / 4];

@@ -19,16 +19,26 @@ void add(Totals& sum, const Totals& one) {
 
 }  // namespace
 
-void Counts::access(uint32_t thread, uint16_t site, bool shared, bool write, uintptr_t address,
-                    uint32_t bytes) {
+// Null if there were too many.
+Counts::Request* Counts::next_request(uint32_t thread, uint16_t site, bool shared, bool write) {
   Line& line = warps_[thread / 32][Key{site} << 2 | Key{shared} << 1 | Key{write}];
   uint16_t& done = line.done[thread % 32];
-  if (done == kMostRequests) return;
+  if (done == kMostRequests) return nullptr;
   if (done == line.requests.size()) line.requests.emplace_back();
-  Request& request = line.requests[done++];
-  request.addresses[thread % 32] = address;
-  request.lanes |= 1U << thread % 32;
-  request.bytes = std::max(request.bytes, bytes);
+  return &line.requests[done++];
+}
+
+void Counts::access(uint32_t thread, uint16_t site, bool shared, bool write, uintptr_t address,
+                    uint32_t bytes) {
+  Request* request = next_request(thread, site, shared, write);
+  if (request == nullptr) return;
+  request->addresses[thread % 32] = address;
+  request->lanes |= 1U << thread % 32;
+  request->bytes = std::max(request->bytes, bytes);
+}
+
+void Counts::skip(uint32_t thread, uint16_t site, bool shared, bool write) {
+  next_request(thread, site, shared, write);
 }
 
 // A pass serves 32 lanes of four bytes, 16 of eight or 8 of sixteen, and one word of each bank.
@@ -71,7 +81,7 @@ void Counts::meet(uint32_t warp) {
   for (auto& [key, line] : warps_[warp]) {
     bool shared = (key & 2) != 0;
     for (const Request& request : line.requests)
-      add(launch_[key], shared ? shared_passes(request) : global_sectors(request));
+      if (request.lanes != 0) add(launch_[key], shared ? shared_passes(request) : global_sectors(request));
     line.requests.clear();
     line.done.fill(0);
   }

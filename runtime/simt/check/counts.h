@@ -31,6 +31,8 @@ struct Totals {
 class Counts {
  public:
   void access(uint32_t thread, uint16_t site, bool shared, bool write, uintptr_t address, uint32_t bytes);
+  /// The thread takes part in a request and moves nothing.
+  void skip(uint32_t thread, uint16_t site, bool shared, bool write);
   /// The lanes of a warp met: what each does next belongs together again.
   void meet(uint32_t warp);
   /// All warps did.
@@ -52,6 +54,7 @@ class Counts {
   };
   using Key = uint32_t;  // site, shared, write
 
+  Request* next_request(uint32_t thread, uint16_t site, bool shared, bool write);
   static Totals shared_passes(const Request& request);
   static Totals global_sectors(const Request& request);
 
