@@ -82,7 +82,7 @@ Var attention(Tape& tape, const Var& qkv, const Sequences& sequences, int64_t he
                        .dropout = tape.training ? p : 0,
                        .key = key};
   Tensor o = tape.empty({shape.tokens, width});
-  Tensor logsumexp(tape.stream, accumulator(tape.type), {shape.tokens, heads});
+  Tensor logsumexp(tape.stream, accumulator(tape.type), {heads, shape.tokens});
   tape.backend.attention_forward(tape.stream, shape, tape.type, in.data(), o.data(), logsumexp.data());
   // The shape points into these two.
   Tensor offsets = sequences.offsets, ids = sequences.sample_ids;

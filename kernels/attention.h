@@ -28,7 +28,7 @@ class AttentionKernels {
  public:
   virtual ~AttentionKernels() = default;
   /// o = dropout(softmax(scale q k^T)) v. qkv is [tokens, 3, heads, head_size] (q, k, v in this order), o is
-  /// [tokens, heads, head_size], both `type`; logsumexp [tokens, heads], accumulator type, is kept for the
+  /// [tokens, heads, head_size], both `type`; logsumexp [heads, tokens], accumulator type, is kept for the
   /// backward. A row of scores that is -inf throughout cannot occur: every query sees itself.
   virtual void attention_forward(Stream&, const AttentionShape&, DType type, const void* qkv, void* o,
                                  void* logsumexp) = 0;

@@ -101,7 +101,7 @@ class Errors {
                   {"logsumexp", std::vector<double>(outputs.at("logsumexp").size(), 0)}};
     for_each_query([&](int64_t begin, int64_t head, int64_t q, int64_t keys) {
       Row row = probabilities(begin, head, q, keys);
-      size_t lse = index(begin + q, head, 1, 0);
+      const auto lse = static_cast<size_t>(head * c_.tokens() + begin + q);
       bounds["logsumexp"][lse] = row.lse_error + unit_ * std::abs(row.lse);
       for (int64_t d = 0; d < c_.head_size; ++d)
         for (size_t k = 0; k < row.p.size(); ++k)

@@ -149,9 +149,9 @@ void softmax_backward_block_loops(int threads, DType type, const AttentionBlock&
 }
 
 /// o = output / total and logsumexp = maximum + log(total), for the queries that are there. o and logsumexp
-/// start at the sequence's first token.
-void finish_loops(DType type, const AttentionBlock& b, const OnlineSoftmax& state, void* o,
-                  float* logsumexp) {
+/// start at the sequence's first token; a head's logsumexp has `stride` elements.
+void finish_loops(DType type, const AttentionBlock& b, const OnlineSoftmax& state, void* o, float* logsumexp,
+                  int64_t stride) {
   with_type(type, [&](auto t) HWY_ATTR {
     using T = decltype(t);
     const int64_t end = std::min(b.queries, b.tokens - b.query);
@@ -162,7 +162,7 @@ void finish_loops(DType type, const AttentionBlock& b, const OnlineSoftmax& stat
         map(
             0, b.head_size, static_cast<T*>(o) + at * b.head_size,
             [=](V v) HWY_ATTR { return hn::Mul(v, factor); }, state.output + r * b.head_size);
-        logsumexp[at] = state.maximum[r] + std::log(state.total[r]);
+        logsumexp[head * stride + b.query + i] = state.maximum[r] + std::log(state.total[r]);
       }
   });
 }
@@ -315,7 +315,7 @@ void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, 
                output.data());
       });
       HWY_DYNAMIC_DISPATCH(finish_loops)
-      (type, b, state, at(o, first * model, type), static_cast<float*>(logsumexp) + first * heads);
+      (type, b, state, at(o, first * model, type), static_cast<float*>(logsumexp) + first, shape.tokens);
     });
   }
 }
@@ -348,7 +348,7 @@ void CpuBackend::attention_backward(Stream& stream, const AttentionShape& shape,
     for (int64_t token = 0; token < b.tokens; ++token)
       for (int64_t head = 0; head < heads; ++head)
         lse.as<float>()[head * b.padded + token] =
-            static_cast<const float*>(logsumexp)[(first + token) * heads + head];
+            static_cast<const float*>(logsumexp)[head * shape.tokens + first + token];
     for_queries(b, [&] {
       for_keys(b, [&] {
         const int64_t block = b.queries * b.keys;

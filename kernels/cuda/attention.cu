@@ -37,7 +37,8 @@ AttentionView view_of(const AttentionShape& shape, const char* op) {
   if (shape.tokens < 0 || shape.sequences < 0 || shape.tokens > kMost - shape.sequences)
     throw Failure("{} on CUDA takes {} tokens and sequences together, not {} and {}", op, kMost, shape.tokens,
                   shape.sequences);
-  return {.heads = shape.heads,
+  return {.tokens = shape.tokens,
+          .heads = shape.heads,
           .head_size = shape.head_size,
           .sequences = static_cast<int32_t>(shape.sequences),
           .offsets = shape.offsets,
@@ -55,18 +56,18 @@ bool on_tensor_cores(const AttentionShape& shape, DType type, bool aligned) {
   return type == DType::bf16 && (size == 32 || size == 64 || size == 128) && aligned;
 }
 
-/// delta[token, head] = sum do o, a warp each.
+/// delta[head, token] = sum do o, a warp each.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    delta_kernel(int64_t rows, int64_t head_size, const T* d_o, const T* o, float* delta) {
+    delta_kernel(int64_t tokens, int64_t heads, int64_t head_size, const T* d_o, const T* o, float* delta) {
   const int64_t row = thread_number() / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (row >= rows) return;
+  if (row >= tokens * heads) return;
   float sum = 0;
   for (int64_t i = row * head_size + lane; i < (row + 1) * head_size; i += kWarp)
     sum += to_float(d_o[i]) * to_float(o[i]);
   sum = warp_reduce(sum, Sum{});
-  if (lane == 0) delta[row] = sum;
+  if (lane == 0) delta[row % heads * tokens + row / heads] = sum;
 }
 
 }  // namespace
@@ -98,8 +99,8 @@ void CudaBackend::attention_backward(Stream& stream, const AttentionShape& shape
     using T = decltype(zero);
     const auto *gradient = static_cast<const T*>(d_o), *in = static_cast<const T*>(qkv);
     auto* out = static_cast<T*>(dqkv);
-    launch(delta_kernel<T>, blocks_for(rows, kThreads / kWarp), kThreads, 0, queue.handle(), rows,
-           shape.head_size, gradient, static_cast<const T*>(o), delta);
+    launch(delta_kernel<T>, blocks_for(rows, kThreads / kWarp), kThreads, 0, queue.handle(), shape.tokens,
+           shape.heads, shape.head_size, gradient, static_cast<const T*>(o), delta);
     if constexpr (std::is_same_v<T, Bf16>)
       if (on_tensor_cores(shape, type, aligned(d_o, qkv, dqkv)))
         return attention_backward_tensor(queue, shape, view, gradient, in, lse, delta, out);

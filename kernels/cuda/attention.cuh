@@ -27,7 +27,7 @@ inline constexpr float kMasked = -__builtin_huge_valf();
 
 /// AttentionShape as kernels take it.
 struct AttentionView {
-  int64_t heads, head_size;
+  int64_t tokens, heads, head_size;
   int32_t sequences;
   const int32_t* offsets;
   const int64_t* sample_ids;
@@ -45,6 +45,8 @@ struct AttentionView {
   __device__ int64_t vector(int64_t token, int part) const {
     return (token * 3 + part) * model() + head() * head_size;
   }
+  /// Of `token` and the block's head, in logsumexp and in delta, which are [heads, tokens].
+  __device__ int64_t statistic(int64_t token) const { return head() * tokens + token; }
   __device__ bool sees(int query, int key_position) const { return !causal || key_position <= query; }
 };
 

@@ -27,7 +27,8 @@ inline constexpr int kRows = kHead <= 64    ? 4
 template <int kHead>
 inline constexpr int kTile = 16 * kRows<kHead>;
 template <int kHead>
-inline constexpr int kSharedBytes = kTile<kHead>*(4 * kHead + kTile<kHead>)*static_cast<int>(sizeof(float));
+inline constexpr int kSharedBytes = kTile<kHead>*(4 * kHead + kTile<kHead> + 2) *
+                                    static_cast<int>(sizeof(float));
 
 /// Pointers of one call.
 template <typename T>
@@ -46,6 +47,16 @@ struct Backward {
         part == 3 ? d_o + token * model + view.head() * view.head_size : qkv + view.vector(token, part);
     load_tile<kHead, kRows<kHead>>(tile, from, part == 3 ? model : 3 * model, rows.length - first,
                                    view.head_size);
+  }
+  /// Loads the logsumexp of a tile of queries, and behind it their delta.
+  template <int kLength>
+  __device__ void load_statistics(float* to, const AttentionRows& rows, int first) const {
+    static_assert(2 * kLength <= kPlainThreads);
+    const int thread = static_cast<int>(threadIdx.x), query = first + thread % kLength;
+    if (thread < 2 * kLength)
+      to[thread] = query < rows.length
+                       ? (thread < kLength ? logsumexp : delta)[view.statistic(rows.begin + query)]
+                       : 0;
   }
   template <int kHead, int R>
   __device__ void save(const PlainSums<kHead, R>& sums, float factor, const AttentionRows& rows,
@@ -66,9 +77,11 @@ __global__ void __launch_bounds__(kPlainThreads, 1) backward_kernel(Backward<T> 
   if (rows.first >= rows.length) return;
   auto* own_a = dynamic_shared<float>();
   float *own_b = own_a + kLength * kHead, *streamed_a = own_b + kLength * kHead,
-        *streamed_b = streamed_a + kLength * kHead, *weights = streamed_b + kLength * kHead;
+        *streamed_b = streamed_a + kLength * kHead, *weights = streamed_b + kLength * kHead,
+        *statistics = weights + kLength * kLength;
   call.template load<kHead>(own_a, rows, rows.first, kForKeys ? 1 : 0);
   call.template load<kHead>(own_b, rows, rows.first, kForKeys ? 2 : 3);
+  if constexpr (!kForKeys) call.template load_statistics<kLength>(statistics, rows, rows.first);
 
   const AttentionDropout dropout(view, rows.sequence);
   const int own = rows.first + R * thread_y();
@@ -79,16 +92,17 @@ __global__ void __launch_bounds__(kPlainThreads, 1) backward_kernel(Backward<T> 
   for (int first = start; first < end; first += kLength) {
     call.template load<kHead>(streamed_a, rows, first, kForKeys ? 0 : 1);
     call.template load<kHead>(streamed_b, rows, first, kForKeys ? 3 : 2);
+    if constexpr (kForKeys) call.template load_statistics<kLength>(statistics, rows, first);
     __syncthreads();
     const int streamed = first + R * thread_x(), query0 = kForKeys ? streamed : own,
               key0 = kForKeys ? own : streamed;
     float logsumexp[R], delta[R];  // of the queries
-    uint32_t kept[R];              // of each query, its R keys
+    load(logsumexp, statistics + R * (kForKeys ? thread_x() : thread_y()), R, true);
+    load(delta, statistics + kLength + R * (kForKeys ? thread_x() : thread_y()), R, true);
+    uint32_t kept[R];  // of each query, its R keys
 #pragma unroll
     for (int i = 0; i < R; ++i) {
-      const int64_t row = (rows.begin + query0 + i) * view.heads + view.head();
-      logsumexp[i] = query0 + i < rows.length ? call.logsumexp[row] * kLog2E : 0;
-      delta[i] = query0 + i < rows.length ? call.delta[row] : 0;
+      logsumexp[i] *= kLog2E;
       kept[i] = dropout.any() ? dropout.kept(query0 + i, key0 / 4) >> (key0 % 4) : 15;
     }
     float p[R][R], ds[R][R];

@@ -59,7 +59,6 @@ struct Backward {
   __device__ const Bf16* output_gradient(int64_t token) const {
     return d_o + token * view.model() + view.head() * view.head_size;
   }
-  __device__ int64_t row(int64_t token) const { return token * view.heads + view.head(); }
 };
 
 template <int kHead, bool kForKeys>
@@ -72,7 +71,8 @@ __device__ void copy_stage(const Backward& call, const AttentionRows& rows, int 
     const int i = static_cast<int>(threadIdx.x) % kStreamed;
     if (threadIdx.x < 2 * kStreamed)
       cp_async<4>((threadIdx.x < kStreamed ? to.logsumexp : to.delta) + i,
-                  (threadIdx.x < kStreamed ? call.logsumexp : call.delta) + call.row(token + i), i < count);
+                  (threadIdx.x < kStreamed ? call.logsumexp : call.delta) + call.view.statistic(token + i),
+                  i < count);
   } else {
     copy_tile<kStreamed, kHead, kThreads>(to.a, call.qkv + call.view.vector(token, 1), 3 * model, count);
     copy_tile<kStreamed, kHead, kThreads>(to.b, call.qkv + call.view.vector(token, 2), 3 * model, count);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call) {
 #pragma unroll
       for (int h = 0; h < 2; ++h)
         if (const int query = position + 16 * m + 8 * h; query < rows.length) {
-          own_logsumexp[m][h] = call.logsumexp[call.row(rows.begin + query)] * kLog2E;
-          own_delta[m][h] = call.delta[call.row(rows.begin + query)];
+          own_logsumexp[m][h] = call.logsumexp[view.statistic(rows.begin + query)] * kLog2E;
+          own_delta[m][h] = call.delta[view.statistic(rows.begin + query)];
         }
   }
 

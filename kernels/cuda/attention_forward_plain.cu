@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     total[i] = row_reduce(total[i], Sum{});
     factors[i] = view.kept / total[i];
     if (thread_x() == 0 && query + i < rows.length)
-      logsumexp[(rows.begin + query + i) * view.heads + view.head()] = maximum[i] * kLn2 + logf(total[i]);
+      logsumexp[view.statistic(rows.begin + query + i)] = maximum[i] * kLn2 + logf(total[i]);
   }
   store_rows<kHead, R>(sums, factors,
                        o + (rows.begin + rows.first) * view.model() + view.head() * view.head_size,

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads)
       factors[m][h] = view.kept / state.total[m][h];
       const int position = query + 16 * m + 8 * h;
       if (lane % 4 == 0 && position < rows.length)
-        logsumexp[(rows.begin + position) * view.heads + view.head()] =
+        logsumexp[view.statistic(rows.begin + position)] =
             state.maximum[m][h] * kLn2 + logf(state.total[m][h]);
     }
   store_rows<kTiles, kHead>(state.sums, factors, queries, warp_row,

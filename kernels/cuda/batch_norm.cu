@@ -22,7 +22,7 @@ namespace {
 template <typename T>
 __global__ void __launch_bounds__(kColumnThreads, 5)
     moments(ColumnPlan plan, const T* x, float* partial, bool vectors) {
-  constexpr int kWidth = kPerVector<T>;
+  constexpr int kWidth = kPerVectorOfBoth<T, float>;
   float pivot[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) load_columns(pivot, x, plan);
   sum_chunk<kWidth, 2>(plan, vectors, partial, [&](int64_t first, auto left, auto& sums) {
@@ -71,7 +71,7 @@ template <typename T>
 __global__ void __launch_bounds__(kColumnThreads)
     normalise(ColumnPlan plan, bool relu, const T* x, const float* pivots, const float* scales,
               const float* shifts, const T* residual, T* y, bool vectors) {
-  constexpr int kWidth = kPerVector<T>;
+  constexpr int kWidth = kPerVectorOfBoth<T, float>;
   float pivot[kWidth] = {}, scale[kWidth] = {}, shift[kWidth] = {};
   if (own_vector<kWidth>(plan) < plan.width) {
     if (pivots != nullptr) load_columns(pivot, pivots, plan);
@@ -111,7 +111,7 @@ void CudaBackend::batch_norm_forward(Stream& stream, const BatchNormShape& shape
   dispatch(type, "batch_norm_forward", [&](auto zero) {
     using T = decltype(zero);
     const auto* from = static_cast<const T*>(x);
-    const ColumnPlan plan(shape.rows, shape.channels, kPerVector<T>);
+    const ColumnPlan plan(shape.rows, shape.channels, kPerVectorOfBoth<T, float>);
     auto* partial =
         static_cast<float*>(queue.scratch(plan.bytes(2) + 3 * shape.channels * int64_t{sizeof(float)}));
     float* coefficients = partial + plan.bytes(2) / int64_t{sizeof(float)};
@@ -131,8 +131,8 @@ void CudaBackend::batch_norm_inference(Stream& stream, const BatchNormShape& sha
                                        const void* scale, const void* shift, const void* residual, void* y) {
   dispatch(type, "batch_norm_inference", [&](auto zero) {
     using T = decltype(zero);
-    launch_normalise(cuda_stream(stream), ColumnPlan(shape.rows, shape.channels, kPerVector<T>), shape.relu,
-                     static_cast<const T*>(x), nullptr, static_cast<const float*>(scale),
+    launch_normalise(cuda_stream(stream), ColumnPlan(shape.rows, shape.channels, kPerVectorOfBoth<T, float>),
+                     shape.relu, static_cast<const T*>(x), nullptr, static_cast<const float*>(scale),
                      static_cast<const float*>(shift), static_cast<const T*>(residual), static_cast<T*>(y));
   });
 }

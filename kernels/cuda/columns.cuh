@@ -1,6 +1,6 @@
 #pragma once
-// Walks along [rows, columns] arrays in aligned vectors of 16 bytes, and sums down their columns in an order
-// that the shape alone decides: within chunks of rows in f32, over chunks in f64.
+// Walks along [rows, columns] arrays in aligned vectors of at most 16 bytes, and sums down their columns in
+// an order that the shape alone decides: within chunks of rows in f32, over chunks in f64.
 //
 // Rows are taken `fold` at a time as one wide row, the fewest whose width is a multiple of a vector. So each
 // vector is aligned and holds the same columns in every wide row, whatever the number of columns, and
@@ -17,13 +17,13 @@
 
 namespace taper::cuda {
 
-/// Calls use(T{}, width) with the device's type for `type`, and with the elements of T in 16 bytes where
-/// every row of `columns` elements allows such vectors (`all_aligned`: so do the arrays' beginnings),
-/// otherwise 1.
-template <typename Use>
+/// Calls use(T{}, width) with the device's type for `type`, and with the elements of T (or of Beside, if
+/// those are larger) in 16 bytes where every row of `columns` elements allows such vectors (`all_aligned`: so
+/// do the arrays' beginnings), otherwise 1.
+template <typename Beside = Bf16, typename Use>
 void dispatch_width(DType type, const char* op, int64_t columns, bool all_aligned, Use&& use) {
   dispatch(type, op, [&](auto zero) {
-    constexpr int kWidth = kPerVector<decltype(zero)>;
+    constexpr int kWidth = kPerVectorOfBoth<decltype(zero), Beside>;
     if (all_aligned && columns % kWidth == 0)
       use(zero, std::integral_constant<int, kWidth>());
     else
@@ -33,12 +33,13 @@ void dispatch_width(DType type, const char* op, int64_t columns, bool all_aligne
 
 constexpr int kColumnThreads = 256;
 
-/// `vectors` vectors of a row as tiles of at most 32, of nearly equal size; whole sectors of 32 bytes.
+/// `vectors` vectors of a row as tiles of at most 32, of nearly equal size; whole sectors of 32 bytes, if
+/// vectors have 8 bytes at least.
 struct ColumnTiles {
   explicit ColumnTiles(int64_t vectors) {
     const int64_t fewest = (vectors + kWarp - 1) / kWarp;
     across = static_cast<int>((vectors + fewest - 1) / fewest);
-    if (fewest > 1) across += across % 2;
+    if (fewest > 1) across = (across + 3) / 4 * 4;
     down = kColumnThreads / across;
     tiles = blocks_for(vectors, across);
   }
@@ -81,6 +82,13 @@ __device__ __forceinline__ int64_t own_vector(const ColumnPlan& plan) {
 template <int kWidth, typename T>
 __device__ __forceinline__ void load_columns(float (&values)[kWidth], const T* from, const ColumnPlan& plan) {
   int64_t column = own_vector<kWidth>(plan) % plan.columns;
+  if (plan.columns % kWidth == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Pack<T, kWidth>) == 0) {
+    T found[kWidth];
+    load(found, from + column, kWidth, true);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) values[i] = to_float(found[i]);
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
     values[i] = to_float(from[column]);

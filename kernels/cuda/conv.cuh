@@ -107,8 +107,9 @@ struct Counter {
 };
 
 /// Where a pixel of the product reads: the element of channel 0 of the group at tap (0, 0), which may lie
-/// outside of the image, and its coordinates. A pixel that does not exist reads outside with every tap.
-struct ReadPlace {
+/// outside of the image, and its coordinates. A pixel that does not exist reads outside with every tap. Moved
+/// at once.
+struct alignas(16) ReadPlace {
   int64_t element;
   int h, w;
 };

@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kTile* kTileRows)
       packed[int64_t{row + down} * pitch + column + across] = convert<T>(tile[across][down]);
 }
 
-/// A thread writes 16 bytes of the row that belongs to (output, tap, tap) of the filter.
+/// A thread writes 4 elements of the row that belongs to (output, tap, tap) of the filter.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     pack_backward(ConvProduct p, bool vectors, const float* filter, T* packed) {
-  constexpr int kUnit = kPerVector<T>;
+  constexpr int kUnit = kPerVectorOfBoth<T, float>;
   const int pitch = packed_pitch<T>(p), units = pitch / kUnit;
   const int64_t source = thread_number() / units;
   const int column = static_cast<int>(thread_number() % units) * kUnit;
@@ -73,8 +73,9 @@ void launch_pack_filter(CudaStream& stream, DType type, const ConvProduct& p, co
     auto* to = static_cast<T*>(packed);
     if (p.backward) {
       const int64_t rows = int64_t{p.groups} * p.depth * p.r * p.s;
-      launch(pack_backward<T>, blocks_for(rows * (packed_pitch<T>(p) / kPerVector<T>), kThreads), kThreads, 0,
-             stream.handle(), p, p.columns % kPerVector<float> == 0 && aligned(filter), from, to);
+      launch(pack_backward<T>, blocks_for(rows * (packed_pitch<T>(p) / kPerVectorOfBoth<T, float>), kThreads),
+             kThreads, 0, stream.handle(), p, p.columns % kPerVector<float> == 0 && aligned(filter), from,
+             to);
     } else {
       const int64_t row_tiles = blocks_for(p.length(0), kTile),
                     column_tiles = blocks_for(packed_pitch<T>(p), kTile);

@@ -49,7 +49,7 @@ class TapGather {
     const bool exists = at_.high < h_.taps;
     auto row = [](int i) { return static_cast<int>(threadIdx.x) / kUnits + i * (Tile::kThreads / kUnits); };
     auto source = [&](int i) -> Source<T> {
-      const ReadPlace& place = places_[row(i)];
+      const ReadPlace place = places_[row(i)];
       const bool valid = exists && inside(place.h + tap_h, p_.in_h) && inside(place.w + tap_w, p_.in_w);
       return {image_ + (valid ? place.element + element : 0), valid};
     };
@@ -117,8 +117,9 @@ __global__ void __launch_bounds__(Tile::kThreads, kBlocksAtOnce<Tile, kUnit>)
     const int i = pixel / w.pixels, j = pixel % w.pixels;
     const bool exists = image < p.n;
     const int read_h = h.first + i * h.step, read_w = w.first + j * w.step;
-    places[row] = {((image * p.in_h + read_h) * p.in_w + read_w) * p.groups * p.depth,
-                   exists ? read_h : kOutside, read_w};
+    const ReadPlace place{((image * p.in_h + read_h) * p.in_w + read_w) * p.groups * p.depth,
+                          exists ? read_h : kOutside, read_w};
+    places[row] = place;
     written[row] =
         exists ? ((image * p.out_h + h.out_start + i * h.out_step) * p.out_w + w.out_start + j * w.out_step) *
                          p.groups * p.columns +
@@ -144,9 +145,10 @@ __global__ void __launch_bounds__(Tile::kThreads, kBlocksAtOnce<Tile, kUnit>)
           values[i] = sum_inside<Tile>(p, h, w, in, filter + tile_column + i, places[row]);
     }
     if (bias != nullptr) {
+      float added[4] = {};
+      load(added, bias + group * p.columns + column, count, vectors);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (i < count) values[i] += bias[group * p.columns + column + i];
+      for (int i = 0; i < 4; ++i) values[i] += added[i];
     }
     T stored[4] = {};
     if (add != nullptr) {
@@ -172,7 +174,7 @@ void launch_tiles(CudaStream& stream, const ConvProduct& p, const void* in, cons
          Tile::kThreads, kSharedBytes<Tile>, stream.handle(), p, pixel_tiles, static_cast<int>(column_tiles),
          static_cast<const T*>(in), static_cast<const T*>(filter), static_cast<const float*>(epilogue.bias),
          static_cast<const T*>(epilogue.add), epilogue.relu, static_cast<T*>(out),
-         p.columns % 4 == 0 && aligned(epilogue.add, out));
+         p.columns % 4 == 0 && aligned(epilogue.bias, epilogue.add, out));
 }
 
 template <typename T>

@@ -20,6 +20,10 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
 /// Elements of T in 16 bytes, the most that one thread moves at once.
 template <typename T>
 inline constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+/// Elements of a thread that moves both T and U. With as many as 16 bytes have of the smaller, those of the
+/// larger would take two requests of a warp, each of which touches every sector and moves half of it.
+template <typename T, typename U>
+inline constexpr int kPerVectorOfBoth = kPerVector<T> < kPerVector<U> ? kPerVector<T> : kPerVector<U>;
 
 /// Calls use(T{}) with the device's type for `type`; `op` is named in the Failure for a type that kernels do
 /// not compute in.

@@ -110,7 +110,7 @@ __device__ float widen(double value) { return static_cast<float>(value); }
 template <typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
     cast_kernel(int64_t count, const From* from, To* to, bool vectors) {
-  constexpr int kWidth = 8;
+  constexpr int kWidth = kPerVectorOfBoth<From, To>;
   const int64_t first = thread_number() * kWidth;
   if (first >= count) return;
   From in[kWidth] = {};
@@ -123,13 +123,14 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kTile = 32, kTileRows = 8;
 
-/// A tile of 32 x 32 elements a block, 8 rows at a time. With one column more than it needs, a tile's column
-/// lies in 32 different banks, whatever the element's size.
+/// A tile of 32 x 32 elements a block, 8 rows at a time. With one column more than it needs, or as many as
+/// fill a bank of 4 bytes, a tile's column lies in 32 different banks.
 template <typename T>
 __global__ void __launch_bounds__(kTile* kTileRows)
     transpose_kernel(int64_t rows, int64_t columns, uint32_t row_tiles, uint32_t column_tiles, const T* x,
                      T* y) {
-  __shared__ T tile[kTile][kTile + 1];
+  constexpr int kMore = sizeof(T) < 4 ? 4 / sizeof(T) : 1;
+  __shared__ T tile[kTile][kTile + kMore];
   // A grid has fewer than 2^31 blocks.
   const int64_t matrix = blockIdx.x / (row_tiles * column_tiles);
   const int64_t row = int64_t{blockIdx.x / column_tiles % row_tiles} * kTile;
@@ -181,8 +182,8 @@ void launch_map(CudaStream& stream, int64_t count, const T* a, const T* b, T* y)
 
 template <typename From, typename To>
 void launch_cast(CudaStream& stream, int64_t count, const void* from, void* to) {
-  launch(cast_kernel<From, To>, blocks_for(count, kThreads * 8), kThreads, 0, stream.handle(), count,
-         static_cast<const From*>(from), static_cast<To*>(to), aligned(from, to));
+  launch(cast_kernel<From, To>, blocks_for(count, kThreads * kPerVectorOfBoth<From, To>), kThreads, 0,
+         stream.handle(), count, static_cast<const From*>(from), static_cast<To*>(to), aligned(from, to));
 }
 
 template <typename T>

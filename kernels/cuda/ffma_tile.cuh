@@ -140,10 +140,10 @@ struct FfmaTile {
       for (int i = 0; i < kThreadM; ++i)
         if (i / 4 == number)
 #pragma unroll
-          for (int j = 0; j < kThreadN; j += 4)
-            *reinterpret_cast<Pack<float, 4>*>(slab + (lane / 8 * 4 + i % 4) * Output::kStride + j * 8 +
-                                               lane % 8 * 4) = {sums[i][j], sums[i][j + 1], sums[i][j + 2],
-                                                                sums[i][j + 3]};
+          for (int j = 0; j < kThreadN; j += 4) {
+            const float four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+            store(four, slab + (lane / 8 * 4 + i % 4) * Output::kStride + j * 8 + lane % 8 * 4, 4, true);
+          }
     });
   }
 

@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kSegmentThreads)
   of_parameters = block_reduce(of_parameters, Sum{}, 0.0);
   of_directions = block_reduce(of_directions, Sum{}, 0.0);
   if (threadIdx.x > 0) return;
-  squares[2 * int64_t{blockIdx.x}] = of_parameters;
-  squares[2 * int64_t{blockIdx.x} + 1] = of_directions;
+  const double both[2] = {of_parameters, of_directions};
+  store(both, squares + 2 * int64_t{blockIdx.x}, 2, true);
 }
 
 /// A block to a segment: steps[segment] = lr times its trust ratio.
@@ -74,8 +74,10 @@ __global__ void __launch_bounds__(kSegmentThreads)
   const int64_t end = table.first_chunk[blockIdx.x + 1];
   double of_parameters = 0, of_directions = 0;
   for (int64_t i = table.first_chunk[blockIdx.x] + int64_t{threadIdx.x}; i < end; i += kSegmentThreads) {
-    of_parameters += squares[2 * i];
-    of_directions += squares[2 * i + 1];
+    double both[2];
+    load(both, squares + 2 * i, 2, true);
+    of_parameters += both[0];
+    of_directions += both[1];
   }
   of_parameters = block_reduce(of_parameters, Sum{}, 0.0);
   of_directions = block_reduce(of_directions, Sum{}, 0.0);

@@ -193,7 +193,7 @@ void CudaBackend::layer_norm_forward(Stream& stream, int64_t rows, int64_t featu
                                      double eps, void* sum, void* y, void* mean, void* rstd) {
   TAPER_CHECK(residual == nullptr || sum != nullptr, "the sum with a residual must be stored");
   const bool all_aligned = aligned(x, residual, gamma, beta, sum, y);
-  dispatch_width(type, "layer_norm_forward", features, all_aligned, [&](auto zero, auto width) {
+  dispatch_width<float>(type, "layer_norm_forward", features, all_aligned, [&](auto zero, auto width) {
     using T = decltype(zero);
     launch(layer_norm<T, width()>, blocks_for(rows, kRowsAtOnce), dim3(kWarp, kRowsAtOnce), 0,
            cuda_stream(stream).handle(),
@@ -211,7 +211,7 @@ void CudaBackend::layer_norm_backward(Stream& stream, int64_t rows, int64_t feat
   const uint32_t blocks = blocks_for(rows, kRowsPerBlock);
   auto* partial = static_cast<float*>(queue.scratch(blocks * 2 * features * int64_t{sizeof(float)}));
   const bool all_aligned = aligned(dy, sum, gamma, dx);
-  dispatch_width(type, "layer_norm_backward", features, all_aligned, [&](auto zero, auto width) {
+  dispatch_width<float>(type, "layer_norm_backward", features, all_aligned, [&](auto zero, auto width) {
     using T = decltype(zero);
     launch(layer_norm_gradients<T, width()>, blocks, dim3(kWarp, kRowsAtOnce), 0, queue.handle(),
            Backward<T>{rows, features, static_cast<const T*>(dy), static_cast<const T*>(sum),

@@ -77,7 +77,7 @@ void ReferenceBackend::attention_forward(Stream&, const AttentionShape& shape, D
       double largest = *std::max_element(s.begin(), s.end()), sum = 0;
       for (double score : s) sum += std::exp(score - largest);
       double lse = largest + std::log(sum);
-      out(logsumexp)[head.row(q)] = lse;
+      out(logsumexp)[head.head * shape.tokens + head.begin() + q] = lse;
       for (int64_t d = 0; d < shape.head_size; ++d) {
         double value = 0;
         for (int64_t k = 0; k < head.keys(q); ++k)
