@@ -17,6 +17,7 @@ struct ShardInput {
   Tensor labels;                                         ///< i32, one for each row of the network's logits
   int64_t count;                                         ///< samples
   std::unique_ptr<const Sequences> sequences = nullptr;  ///< of text only
+  Tensor scores = {};  ///< of a regression instead of labels: [count, 1] of accumulator type
 };
 
 /// What a rank needs of each batch: samples [part count / parts, (part + 1) count / parts), its shards'.

@@ -1,9 +1,13 @@
 #include "recipes/commands.h"
 
+#include <algorithm>
 #include <csignal>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "recipes/hugging_face.h"
+#include "recipes/labelled_text.h"
+#include "recipes/open_run.h"
 #include "recipes/ranks.h"
 #include "recipes/report.h"
 #include "recipes/run.h"
@@ -19,46 +23,6 @@ extern "C" void request_stop(int signal) {
   stop_requested = true;
   std::signal(signal, SIG_DFL);
 }
-
-// tf32 changes how products are made and nothing that is stored: what was trained in it can be used in f32.
-Engine engine_of(Configuration configuration, const std::string& device) {
-  if (configuration.precision == "tf32" && device == "cpu") {
-    fmt::print(stderr, "the device cpu has no tf32, in which this run was trained; it computes in f32\n");
-    configuration.precision = "f32";
-  }
-  return Engine(configuration, device.empty() ? configuration.device : device);
-}
-
-// A run's networks as its last checkpoint (or the best of one network) holds them.
-struct OpenRun {
-  /// On `device`, or where that is "" on the run's own.
-  OpenRun(const std::filesystem::path& directory, const std::string& device)
-      : configuration(read_run_configuration(directory)),
-        data(open_data(configuration)),
-        engine(engine_of(configuration, device)),
-        models(configuration, engine, data->facts()),
-        store(directory / "checkpoints", configuration.checkpoint.keep_last),
-        name(directory.string()) {}
-
-  void load(const std::string& best) {
-    std::string complaints;
-    auto warn = [&](const std::string& sentence) { complaints += "; " + sentence; };
-    std::string identity = run_identity(configuration);
-    auto checkpoint =
-        best.empty() ? store.load_latest(identity, warn) : store.load_best(best, identity, warn);
-    if (!checkpoint) throw UserError("{} has no usable checkpoint{}", name, complaints);
-    if (!complaints.empty()) fmt::print(stderr, "{}\n", complaints.substr(2));
-    models.load(checkpoint->weights, checkpoint->name,
-                merged(configuration, std::stoll(checkpoint->metadata.at("stage"))), best);
-  }
-
-  Configuration configuration;
-  std::unique_ptr<Data> data;
-  Engine engine;
-  Models models;
-  CheckpointStore store;
-  std::string name;
-};
 
 }  // namespace
 
@@ -94,47 +58,65 @@ void train_command(const TrainArguments& arguments) {
   ranks->finish();
 }
 
-void evaluate_command(const std::filesystem::path& directory, const std::string& device, bool json) {
-  OpenRun run(directory, device);
-  run.load("");
-  const Measures& measures = measures_of(run.configuration);
-  std::vector<std::string> columns{"network"};
-  for (const Metric& metric : measures.metrics) columns.push_back(metric.column());
-  columns.insert(columns.end(), {"loss", "parameters", "MFLOPs", measures.item + "s/s"});
-  Table table(columns);
+void evaluate_command(const EvaluateArguments& arguments) {
+  // A task's networks have a run each.
+  std::vector<std::pair<std::string, std::filesystem::path>> runs = {{"", arguments.run}};
+  if (!arguments.task.empty()) runs = task_runs(arguments.run, arguments.task);
+  std::optional<Table> table;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (const std::string& name : run.models.names()) {
-    Evaluation evaluation = evaluate(run.engine, *run.data, run.models[name], measures);
-    Cost cost = total(run.models.costs(name));
-    nlohmann::ordered_json row{{"network", name}};
-    std::vector<std::string> cells{name};
-    for (size_t i = 0; i < measures.metrics.size(); ++i) {
-      row[measures.metrics[i].key] = evaluation.metrics[i];
-      cells.push_back(measures.metrics[i].cell(evaluation.metrics[i]));
+  for (const auto& [learner, folder] : runs) {
+    OpenRun run(folder, arguments.device);
+    run.load("");
+    const Measures& measures = measures_of(run.configuration);
+    if (!table) {
+      std::vector<std::string> columns{"network"};
+      for (const Metric& metric : measures.metrics) columns.push_back(metric.column());
+      columns.insert(columns.end(), {"loss", "parameters", "MFLOPs", measures.item + "s/s"});
+      table.emplace(columns);
     }
-    row.update({{"loss", evaluation.loss},
-                {"parameters", cost.parameters},
-                {"flops", cost.flops},
-                {measures.rate(), evaluation.items_per_s},
-                {"samples", evaluation.samples},
-                {"skipped", evaluation.skipped}});
-    rows.push_back(row);
-    cells.insert(cells.end(), {fmt::format("{:.4f}", evaluation.loss), grouped(cost.parameters),
-                               fmt::format("{:.2f}", 1e-6 * static_cast<double>(cost.flops)),
-                               fmt::format("{:.0f}", evaluation.items_per_s)});
-    table.add(cells);
+    for (const std::string& name : run.models.names()) {
+      Evaluation evaluation = evaluate(run.engine, *run.data, run.models[name], measures);
+      Cost cost = total(run.models.costs(name));
+      const std::string shown = learner.empty() ? name : learner;
+      nlohmann::ordered_json row{{"network", shown}};
+      std::vector<std::string> cells{shown};
+      for (size_t i = 0; i < measures.metrics.size(); ++i) {
+        row[measures.metrics[i].key] = evaluation.metrics[i];
+        cells.push_back(measures.metrics[i].cell(evaluation.metrics[i]));
+      }
+      row.update({{"loss", evaluation.loss},
+                  {"parameters", cost.parameters},
+                  {"flops", cost.flops},
+                  {measures.rate(), evaluation.items_per_s},
+                  {"samples", evaluation.samples},
+                  {"skipped", evaluation.skipped}});
+      rows.push_back(row);
+      cells.insert(cells.end(), {fmt::format("{:.4f}", evaluation.loss), grouped(cost.parameters),
+                                 fmt::format("{:.2f}", 1e-6 * static_cast<double>(cost.flops)),
+                                 fmt::format("{:.0f}", evaluation.items_per_s)});
+      table->add(cells);
+    }
   }
-  if (json) {
+  if (arguments.json)
     fmt::print("{}\n", rows.dump(2));
-    return;
-  }
-  fmt::print("{}", table.text());
+  else if (table)
+    fmt::print("{}", table->text());
 }
 
-void export_command(const std::filesystem::path& directory, const std::filesystem::path& output,
-                    const std::string& network, const std::string& device, bool best) {
-  OpenRun run(directory, device);
-  run.load(best ? network : "");
+void export_command(const ExportArguments& arguments) {
+  std::filesystem::path directory = arguments.run;
+  std::string network = arguments.network;
+  if (!arguments.task.empty()) {  // whose run has one network, by the name of its stage
+    const auto runs = task_runs(directory, arguments.task);
+    const auto found =
+        std::ranges::find(runs, network, &std::pair<std::string, std::filesystem::path>::first);
+    if (found == runs.end())
+      throw UserError("{} has not taught {} to its {} network", directory.string(), arguments.task, network);
+    directory = found->second;
+    network = network == "wide" ? "wide" : "baseline";
+  }
+  OpenRun run(directory, arguments.device);
+  run.load(arguments.best ? network : "");
   if (!run.models.has(network))
     throw UserError("{} has no {} network yet; it has {}", directory.string(), network,
                     fmt::join(run.models.names(), ", "));
@@ -142,13 +124,13 @@ void export_command(const std::filesystem::path& directory, const std::filesyste
   const Configuration& c = run.configuration;
   run.engine.team->run_one([&](Stream& stream) {
     const ParameterStore& store = run.models[network].network->store();
-    if (c.network.kind == "bert")
-      write_pretrained(output, bert_spec(c, run.data->facts(), network == "wide"),
-                       read_vocabulary(c.data.vocabulary), !c.data.cased, stream, store);
-    else
-      write_weights(output, stream, store, {{"format", "pt"}});
+    if (c.network.kind != "bert") return write_weights(arguments.output, stream, store, {{"format", "pt"}});
+    const auto* labelled = dynamic_cast<const LabelledText*>(run.data.get());
+    write_pretrained(arguments.output, bert_spec(c, run.data->facts(), network == "wide"),
+                     read_vocabulary(c.data.vocabulary), !c.data.cased, stream, store,
+                     labelled != nullptr ? labelled->labels() : std::vector<std::string>{});
   });
-  fmt::print(stderr, "wrote the {} network to {}\n", network, output.string());
+  fmt::print(stderr, "wrote the {} network to {}\n", arguments.network, arguments.output.string());
 }
 
 void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs) {

@@ -17,9 +17,14 @@ struct TrainArguments {
 /// Trains. Returns normally also after a clean stop on SIGTERM or SIGINT.
 void train_command(const TrainArguments& arguments);
 
-/// Accuracy, loss, parameters, FLOPs and images/s of every network in a run's last checkpoint, on the test
-/// images. `device`: another than the one that it was trained on, or "".
-void evaluate_command(const std::filesystem::path& run, const std::string& device, bool json);
+struct EvaluateArguments {
+  std::filesystem::path run;
+  std::string task;    ///< what the stage `task` learnt; "": what the run itself learns
+  std::string device;  ///< another than the one that it was trained on, or ""
+  bool json = false;
+};
+/// Metrics, loss, parameters, FLOPs and speed of every network in a run's last checkpoint, on its test split.
+void evaluate_command(const EvaluateArguments& arguments);
 
 /// What a configuration would cost, without training and without its data.
 void describe_command(const std::filesystem::path& configuration, const std::vector<std::string>& overrides,
@@ -38,11 +43,15 @@ struct PlanArguments {
 /// figures; without training.
 void plan_command(const PlanArguments& arguments);
 
-/// Writes a network of a run as safetensors with torchvision's names, or a BERT as write_pretrained does; the
-/// thin one merged. `best`: of its
-/// best evaluation instead of the last state. `device` as for evaluate.
-void export_command(const std::filesystem::path& run, const std::filesystem::path& output,
-                    const std::string& network, const std::string& device, bool best);
+struct ExportArguments {
+  std::filesystem::path run, output;
+  std::string network = "thin", task;  ///< as it learnt this task in the stage `task`; "": the run's own
+  std::string device;                  ///< as for evaluate
+  bool best = false;                   ///< of its best evaluation instead of the last state
+};
+/// Writes a network of a run, the thin one merged: as safetensors with torchvision's names; a BERT as
+/// write_pretrained does.
+void export_command(const ExportArguments& arguments);
 
 /// One page for several runs that differ in their seed.
 void report_command(const std::filesystem::path& output, const std::vector<std::filesystem::path>& runs);
@@ -59,5 +68,26 @@ struct EncodeArguments {
 };
 /// The ids of each line of standard input, with [CLS] and [SEP], on a line of standard output.
 void tokenizer_encode_command(const std::filesystem::path& vocabulary, const EncodeArguments& arguments);
+
+struct ReadArguments {
+  std::filesystem::path model;  ///< a folder of transformers', or a run
+  std::string network, device;  ///< of a run: "thin" by default; "": the run's own, or the CPU
+  bool truncate = false;        ///< leave out what is past the network's positions
+  bool json = false;
+};
+/// For each line of standard input the mean over its tokens of the last layer's output, on a line.
+void embed_command(const ReadArguments& arguments);
+/// For each [MASK] of standard input its `top` most probable tokens, on a line.
+void fill_mask_command(const ReadArguments& arguments, int64_t top);
+
+struct PredictArguments {
+  std::filesystem::path run;
+  std::string task,
+      network;  ///< what the stage `task` learnt, from which encoder ("": the first); "": the run itself
+  std::string device;  ///< another than the one that it was trained on, or ""
+  bool json = false;
+};
+/// The label of each line of standard input and its probability, on a line.
+void predict_command(const PredictArguments& arguments);
 
 }  // namespace taper

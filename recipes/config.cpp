@@ -263,7 +263,7 @@ bool Configuration::runs(std::string_view stage) const {
 }
 
 bool Configuration::trains(std::string_view stage) const {
-  return runs(stage) && stage != "merge" && !(stage == "wide" && !wide.weights.empty());
+  return runs(stage) && stage != "merge" && stage != "task" && !(stage == "wide" && !wide.weights.empty());
 }
 
 const StageOptions& Configuration::stage(std::string_view stage_name) const {
@@ -272,6 +272,7 @@ const StageOptions& Configuration::stage(std::string_view stage_name) const {
   if (stage_name == "imitate") return imitate;
   if (stage_name == "match") return match;
   if (stage_name == "finetune") return finetune;
+  if (stage_name == "task") return task;
   throw Failure("the stage {} has no options", stage_name);
 }
 

@@ -31,6 +31,13 @@ struct DataOptions {
   double mask_probability = 0.15;
   bool whole_word_masking = false;
   std::string cache = ".cache/tokens";
+  std::string test_file;
+  std::string text = "text";
+  std::string pair;
+  std::string label = "label";
+  bool regression = false;
+  /// Text with a label for each.
+  bool labelled() const { return format == "tsv" || format == "csv" || format == "glue"; }
   bool operator==(const DataOptions&) const = default;
 };
 
@@ -59,6 +66,7 @@ struct NetworkOptions {
   double attention_probs_dropout_prob = 0.1;
   double layer_norm_eps = 1e-12;
   double initializer_range = 0.02;
+  std::string encoder;
   bool operator==(const NetworkOptions&) const = default;
 };
 
@@ -126,6 +134,21 @@ struct MatchOptions : StageOptions {
   bool operator==(const MatchOptions&) const = default;
 };
 
+/// Tasks to learn from pre-trained encoders: for each of `names` and `networks` a run of its own, whose data
+/// is the folder `path`/name. The keys from `format` on are those of DataOptions.
+struct TaskOptions : StageOptions {
+  std::vector<std::string> names;
+  std::vector<std::string> networks = {"thin"};
+  std::string format = "tsv";
+  std::string path;
+  int64_t sequence_length = 128;
+  std::string text = "text";
+  std::string pair;
+  std::string label = "label";
+  bool regression = false;
+  bool operator==(const TaskOptions&) const = default;
+};
+
 struct CheckpointOptions {
   int64_t keep_last = 2;
   bool operator==(const CheckpointOptions&) const = default;
@@ -148,13 +171,14 @@ struct Configuration {
   ImitateOptions imitate;
   MatchOptions match;
   StageOptions finetune;
+  TaskOptions task;
   CheckpointOptions checkpoint;
   bool operator==(const Configuration&) const = default;
 
   bool runs(std::string_view stage) const;
   /// Whether it runs and trains: not `merge`, nor `wide` from a file.
   bool trains(std::string_view stage) const;
-  /// The options of "baseline", "wide", "imitate", "match" or "finetune"; Failure for any other name.
+  /// The options of "baseline", "wide", "imitate", "match" "finetune" or "task"; Failure for any other name.
   const StageOptions& stage(std::string_view name) const;
 };
 

@@ -17,8 +17,8 @@ bool is_power_of_two(int64_t value) { return value > 0 && (value & (value - 1)) 
 
 /// The stages of the method have one order; `baseline` is independent of them.
 std::optional<int> rank(std::string_view stage) {
-  static constexpr std::string_view kOrder[] = {"wide", "imitate", "match", "finetune", "merge"};
-  for (int i = 0; i < 5; ++i)
+  static constexpr std::string_view kOrder[] = {"wide", "imitate", "match", "finetune", "merge", "task"};
+  for (int i = 0; i < std::ssize(kOrder); ++i)
     if (stage == kOrder[i]) return i;
   return std::nullopt;
 }
@@ -37,12 +37,16 @@ void check_stages(const Configuration& c, const Place& place) {
     const std::string& stage = c.stages[i];
     if (std::count(c.stages.begin(), c.stages.end(), stage) > 1)
       throw UserError("{}: stages names {} more than once", where, stage);
-    if (stage == "merge" && i + 1 != c.stages.size())
-      throw UserError("{}: stages has merge before {}; merge must come last", where, c.stages[i + 1]);
+    if (stage == "task" && i + 1 != c.stages.size())
+      throw UserError("{}: stages has task before {}; task must come last", where, c.stages[i + 1]);
+    if (stage == "merge" && i + 1 != c.stages.size() && c.stages[i + 1] != "task")
+      throw UserError("{}: stages has merge before {}; merge must come last, or before task", where,
+                      c.stages[i + 1]);
     if (rank(stage)) {
       if (!last.empty() && rank(last) > rank(stage)) {
-        throw UserError("{}: stages has {} before {}; the order is wide, imitate, match, finetune, merge",
-                        where, last, stage);
+        throw UserError(
+            "{}: stages has {} before {}; the order is wide, imitate, match, finetune, merge, task", where,
+            last, stage);
       }
       last = stage;
     }
@@ -103,7 +107,7 @@ void check_stage(const Configuration& c, const std::string& name, const Place& p
                       stage.milestones[i], stage.milestones[i - 1]);
     }
   }
-  if (c.data.format == "text" && stage.augmentation != AugmentationOptions{}) {
+  if (c.network.kind == "bert" && stage.augmentation != AugmentationOptions{}) {
     throw UserError("{}: {}.augmentation is for images; text has none", where("augmentation"), name);
   }
   if (stage.nesterov && stage.momentum == 0)
@@ -114,7 +118,7 @@ void check_data(const DataOptions& data, const Place& place) {
   if (data.path.empty())
     throw UserError("{}: data.path is not set; name the folder with the images or the text",
                     place("data.path"));
-  const bool text = data.format == "text";
+  const bool text = data.format == "text" || data.labelled();
   if (data.on_error == (text ? "skip" : "replace")) {
     throw UserError("{}: data.on_error is \"{}\", which is for {}; use \"stop\" or \"{}\"",
                     place("data.on_error"), data.on_error, text ? "images" : "text",
@@ -124,7 +128,7 @@ void check_data(const DataOptions& data, const Place& place) {
     throw UserError("{}: data.vocabulary is not set; name a vocab.txt ('taper tokenizer train' makes one)",
                     place("data.vocabulary"));
   }
-  if (text && data.cache.empty())
+  if (data.format == "text" && data.cache.empty())
     throw UserError("{}: data.cache is empty; name a folder", place("data.cache"));
   if (data.channels != 0 && data.channels != 1 && data.channels != 3) {
     throw UserError("{}: data.channels is {}, expected 0 (as stored), 1 (grey) or 3 (RGB)",
@@ -145,6 +149,31 @@ void check_data(const DataOptions& data, const Place& place) {
         "usual)",
         place("data.image_size"));
   }
+}
+
+void check_task(const Configuration& c, const Place& place) {
+  const TaskOptions& task = c.task;
+  if (c.data.format != "text")
+    throw UserError("{}: the stage task comes after pre-training, for which data.format is \"text\"",
+                    place("stages"));
+  if (task.names.empty() || task.path.empty())
+    throw UserError("{}: task.{} is not set; name the tasks' folders, and the folder that holds them",
+                    place("task"), task.names.empty() ? "names" : "path");
+  for (const std::string& name : task.names)
+    if (name.empty() || name.starts_with('.') || name.find('/') != std::string::npos)
+      throw UserError("{}: task.names has \"{}\", which is no folder of task.path", place("task.names"),
+                      name);
+  for (const std::string& network : task.networks) {
+    const bool there = network == "thin" ? c.runs("imitate") || c.runs("match") : c.runs(network);
+    if (!there)
+      throw UserError("{}: task.networks has {}, which no stage makes", place("task.networks"), network);
+  }
+  if (task.sequence_length > c.network.max_position_embeddings)
+    throw UserError("{}: task.sequence_length is {}, but network.max_position_embeddings only {}",
+                    place("task.sequence_length"), task.sequence_length, c.network.max_position_embeddings);
+  if (c.runs("imitate") && c.widen.kind == "full" && !c.runs("merge"))
+    throw UserError("{}: the stage task needs the thin network without bridges; put \"merge\" before it",
+                    place("stages"));
 }
 
 void check_bert(const Configuration& c, const Place& place) {
@@ -189,11 +218,12 @@ void check_bert(const Configuration& c, const Place& place) {
 
 void check_network(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
-  const bool bert = network.kind == "bert", text = c.data.format == "text";
+  const bool bert = network.kind == "bert", text = c.data.format == "text" || c.data.labelled();
   if (bert != text) {
     throw UserError("{}: network.kind is \"{}\", which does not read data.format = \"{}\"; {}",
                     place(bert ? "network.kind" : "data.format"), network.kind, c.data.format,
-                    bert ? "a BERT reads \"text\"" : "text is for network.kind = \"bert\"");
+                    bert ? "a BERT reads \"text\", \"tsv\", \"csv\" and \"glue\""
+                         : "text is for network.kind = \"bert\"");
   }
   if (bert) return check_bert(c, place);
   if ((network.depth == 0) == network.depths.empty()) {
@@ -249,9 +279,10 @@ void check_configuration(const Configuration& c, const Place& place) {
   }
   check_stages(c, place);
   for (const std::string& stage : c.stages)
-    if (c.trains(stage)) check_stage(c, stage, place);
+    if (c.trains(stage) || stage == "task") check_stage(c, stage, place);
   check_data(c.data, place);
   check_network(c, place);
+  if (c.runs("task")) check_task(c, place);
 }
 
 }  // namespace taper

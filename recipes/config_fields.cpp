@@ -97,12 +97,14 @@ Section data(DataOptions& options) {
       {{"format",
         &options.format,
         "Images: `idx` as MNIST's, CIFAR's binary files, or a folder per class. `text`: masked words to "
-        "guess.",
+        "guess. Labelled text: tables with a header (`tsv`, `csv`), or GLUE's files (`glue`).",
         {},
-        {"idx", "cifar10", "cifar100", "folder", "text"}},
+        {"idx", "cifar10", "cifar100", "folder", "text", "tsv", "csv", "glue"}},
        {"path", &options.path,
         "The folder that holds the files (for `folder`: `train/` and `val/`); for `text` a file, or a folder "
-        "with `.txt` files at any depth."},
+        "with `.txt` files at any depth; for `tsv` and `csv` a folder with `train.tsv` and `test.tsv` (or "
+        "`.csv`); for "
+        "`glue` a task's folder, named as GLUE names it (`MRPC`), with `train.tsv` and `dev.tsv`."},
        {"train_limit", &options.train_limit, "Use only so many training images or sequences; 0: all.",
         kNotNegative},
        {"test_limit", &options.test_limit, "Use only so many test images or sequences; 0: all.",
@@ -137,7 +139,14 @@ Section data(DataOptions& options) {
         "Share of a sequence's tokens to be guessed; 80 % of them become [MASK], 10 % any token.",
         {.least = 0, .most = 0.9, .least_excluded = true}},
        {"whole_word_masking", &options.whole_word_masking, "Mask all tokens of a word, or none."},
-       {"cache", &options.cache, "The folder in which tokenised text is kept."}}};
+       {"cache", &options.cache, "The folder in which tokenised text is kept."},
+       {"test_file", &options.test_file,
+        "Of labelled text: another file of the folder to test on (`dev_mismatched.tsv`)."},
+       {"text", &options.text, "Of `tsv` and `csv`: the column with the text."},
+       {"pair", &options.pair, "Of `tsv` and `csv`: the column with a second text; empty: there is none."},
+       {"label", &options.label, "Of `tsv` and `csv`: the column with the label."},
+       {"regression", &options.regression,
+        "Of `tsv` and `csv`: labels are numbers to predict, not classes."}}};
 }
 
 Section network(NetworkOptions& options) {
@@ -186,7 +195,11 @@ Section network(NetworkOptions& options) {
         "BERT: dropout of attention probabilities.", kFraction},
        {"layer_norm_eps", &options.layer_norm_eps, "BERT: added to variances.", kPositive},
        {"initializer_range", &options.initializer_range, "BERT: standard deviation of initial weights.",
-        kPositive}}};
+        kPositive},
+       {"encoder", &options.encoder,
+        "BERT: a safetensors file with transformers' names, from which the stages `baseline` and `wide` "
+        "start; what it "
+        "lacks of a head starts at random. Empty: all does."}}};
 }
 
 }  // namespace
@@ -240,7 +253,7 @@ Section describe(Configuration& c) {
         &c.stages,
         "The stages to run, in order.",
         {},
-        {"baseline", "wide", "imitate", "match", "finetune", "merge"}}}};
+        {"baseline", "wide", "imitate", "match", "finetune", "merge", "task"}}}};
   top.sections.push_back(data(c.data));
   top.sections.push_back(network(c.network));
   top.sections.push_back(
@@ -301,6 +314,22 @@ Section describe(Configuration& c) {
       {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}, layer_decay(c.match)}));
   top.sections.push_back(stage("finetune", "Stage 3: the thin network learns the labels.", c.finetune,
                                {label_smoothing(c.finetune), layer_decay(c.finetune)}));
+  top.sections.push_back(
+      stage("task",
+            "After pre-training on text: tasks, each learnt from each network's encoder, in a run of its own "
+            "in `tasks/NAME/NETWORK` of "
+            "the run's folder.",
+            c.task,
+            {label_smoothing(c.task),
+             {"names", &c.task.names, "The tasks: folders in `path`."},
+             {"networks", &c.task.networks, "Whose encoders learn them.", {}, {"baseline", "wide", "thin"}},
+             {"format", &c.task.format, "As `data.format`.", {}, {"tsv", "csv", "glue"}},
+             {"path", &c.task.path, "The folder that holds the tasks' folders."},
+             {"sequence_length", &c.task.sequence_length, "As `data.sequence_length`.", {8, 4096}},
+             {"text", &c.task.text, "As `data.text`."},
+             {"pair", &c.task.pair, "As `data.pair`."},
+             {"label", &c.task.label, "As `data.label`."},
+             {"regression", &c.task.regression, "As `data.regression`."}}));
   top.sections.push_back(
       {"checkpoint",
        "What is kept; the best one always is.",

@@ -16,7 +16,7 @@
 namespace taper {
 
 DataFacts facts_without_data(const Configuration& c, std::string& source) {
-  const bool text = c.data.format == "text", there = std::filesystem::exists(c.data.path);
+  const bool text = c.network.kind == "bert", there = std::filesystem::exists(c.data.path);
   if (there && (!text || std::filesystem::exists(c.data.vocabulary))) {
     source = "the data in " + c.data.path;
     DataFacts data = open_data(c)->facts();
@@ -25,6 +25,7 @@ DataFacts facts_without_data(const Configuration& c, std::string& source) {
   }
   const std::string& missing = there ? c.data.vocabulary : c.data.path;
   source = "the configuration; " + missing + " is not there";
+  if (c.data.labelled()) throw UserError("{} is not there; put the labelled text there", missing);
   if (text) {
     if (c.network.vocab_size == 0 || c.data.train_limit == 0)
       throw UserError(
@@ -100,14 +101,16 @@ std::unique_ptr<Batch> noise(const DataFacts& data, int64_t count) {
     auto batch = std::make_unique<TextBatch>();
     std::vector<int32_t> words(static_cast<size_t>(data.extent.width)), types(words.size(), 0), masked,
         labels;
-    for (int32_t i = 3; i < data.extent.width; i += 7) {  // about 15 %
+    for (int32_t i = 3; i < data.extent.width && !data.labelled; i += 7) {  // about 15 %
       masked.push_back(i);
       labels.push_back(0);
     }
+    if (data.labelled) labels.push_back(0);
     for (int64_t i = 0; i < count; ++i) {
       for (int32_t& word : words)
         word = static_cast<int32_t>(draws.below(static_cast<uint32_t>(data.vocabulary)));
       batch->add(i, words, types, masked, labels);
+      if (data.labelled && data.classes == 1) batch->scores.push_back(0);
     }
     return batch;
   }
@@ -141,8 +144,7 @@ double TimedStep::seconds(int64_t shards) const {
   StepContext where{*engine_.team, *model_.network, engine_.type, shards};
   Optimizer optimizer(*engine_.team, model_.network->store(), {});
   Objective objective = [&](Tape& tape, const ShardInput& input) {
-    return ShardLoss{cross_entropy(tape, model_.network->forward(tape, input.input), input.labels, 0),
-                     input.labels.size()};
+    return label_loss(tape, model_.network->forward(tape, input.input), input, 0);
   };
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 3; ++i) {

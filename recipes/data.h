@@ -15,9 +15,10 @@ namespace taper {
 /// What networks and costs have to know of the data.
 struct DataFacts {
   Extent extent{};                    ///< of a sample
-  int64_t channels = 0, classes = 0;  ///< of images
+  int64_t channels = 0, classes = 0;  ///< of images; of labelled text the classes, or 1 for a regression
   int64_t vocabulary = 0;             ///< of text: different tokens
   int64_t train = 0, test = 0;        ///< samples
+  bool labelled = false;              ///< text with a label for each sample
 };
 
 class Data {
@@ -39,6 +40,11 @@ class Data {
   /// The last batch may hold a few more than `limit`. The first batch given is number `first`.
   virtual std::unique_ptr<Batches> plain_batches(Split split, int64_t batch_size, int64_t limit = 0,
                                                  int64_t first = 0) const = 0;
+
+  /// Of labelled text: its metrics, as Measures lists them, of a prediction for each test sample in their
+  /// order: a class, or in a regression a number. A correlation that is undefined, of a constant, counts as
+  /// 0.
+  virtual std::vector<double> score(const std::vector<double>& predicted) const;
 
   /// Steps of one epoch of a stage. UserError if its batch is larger than the data.
   int64_t steps_per_epoch(const StageOptions& stage, const std::string& name) const;

@@ -1,5 +1,6 @@
 #include "recipes/evaluate.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -38,6 +39,14 @@ std::vector<double> rows_of_batches(Engine& engine, const Data& data, Split spli
 
 namespace {
 
+// Of labelled text: of each row the most probable class, or a regression's number.
+void predict(Stream& stream, const Tensor& logits, double* predicted) {
+  const std::vector<float> values = logits.host<float>(stream);
+  const int64_t classes = logits.dim(1);
+  for (auto row = values.begin(); row != values.end(); row += classes)
+    *predicted++ = classes == 1 ? *row : static_cast<double>(std::max_element(row, row + classes) - row);
+}
+
 double value_of(const Metric& metric, double loss, double top1, double top5) {
   if (metric.key == "perplexity") return std::exp(loss);
   return metric.key == "top5" ? top5 : top1;
@@ -50,6 +59,9 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
   // What a portion of the samples adds up to. kTop1: the label is the most probable class; kTop5: one of the
   // first five.
   enum Column : uint8_t { kLoss, kLabels, kSamples, kSkipped, kItems, kTop1, kTop5, kColumns };
+  const bool labelled = data.facts().labelled;
+  const auto width =
+      static_cast<size_t>(kColumns + (labelled ? kPortion : 0));  // each sample's prediction behind
   auto fill = [&](Stream& stream, const Batch& batch, double* row) {
     Tape tape(*engine.backend, stream, engine.type);
     ShardInput input = batch.upload(tape, 0, batch.count);
@@ -58,8 +70,10 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
     if (input.count == 0) return;
     Var logits = model.bridged->forward(tape, input.input);
     row[kItems] = static_cast<double>(batch.items());
-    row[kLabels] = static_cast<double>(input.labels.size());
-    row[kLoss] = cross_entropy(tape, logits, input.labels, 0).host<float>(stream)[0];
+    auto [loss, terms] = label_loss(tape, logits, input, 0);
+    row[kLabels] = static_cast<double>(terms);
+    row[kLoss] = loss.host<float>(stream)[0];
+    if (labelled) return predict(stream, logits->value, row + kColumns);
     Tensor counts(stream, DType::i32, {2});
     const Tensor& y = logits->value;
     engine.backend->count_correct(stream, y.dim(0), y.dim(1), y.dtype(), y.data(), input.labels.as<int32_t>(),
@@ -68,11 +82,17 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
     row[kTop1] = correct[0];
     row[kTop5] = correct[1];
   };
-  std::vector<double> rows = rows_of_batches(engine, data, Split::test, kPortion, 0, kColumns, fill);
+  std::vector<double> rows =
+      rows_of_batches(engine, data, Split::test, kPortion, 0, static_cast<int64_t>(width), fill);
   Evaluation result;
   std::vector<double> losses;
   double labels = 0, top1 = 0, top5 = 0, items = 0;
-  for (size_t row = 0; row < rows.size(); row += kColumns) {
+  std::vector<double> predicted;
+  for (size_t row = 0; row < rows.size(); row += width) {
+    if (labelled) {
+      const auto first = rows.begin() + static_cast<long>(row) + kColumns;
+      predicted.insert(predicted.end(), first, first + static_cast<long>(rows[row + kSamples]));
+    }
     losses.push_back(rows[row + kLoss]);
     result.samples += static_cast<int64_t>(rows[row + kSamples]);
     result.skipped += static_cast<int64_t>(rows[row + kSkipped]);
@@ -83,8 +103,12 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
   }
   if (result.samples == 0) throw UserError("none of the {} test images could be read", data.facts().test);
   result.loss = tree_sum(losses) / labels;
-  for (const Metric& metric : measures.metrics)
-    result.metrics.push_back(value_of(metric, result.loss, top1 / labels, top5 / labels));
+  if (labelled) {
+    result.metrics = data.score(predicted);
+  } else {
+    for (const Metric& metric : measures.metrics)
+      result.metrics.push_back(value_of(metric, result.loss, top1 / labels, top5 / labels));
+  }
   result.items_per_s =
       items / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;

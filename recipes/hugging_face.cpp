@@ -116,7 +116,7 @@ BertSpec parse_bert_config(std::string_view text, const std::string& shown) {
   return spec;
 }
 
-std::string write_bert_config(const BertSpec& spec) {
+std::string write_bert_config(const BertSpec& spec, const std::vector<std::string>& labels) {
   if (spec.inner != 1)
     throw UserError(
         "a network widened inside its layers has {:g} times the heads that its hidden width has room for, "
@@ -140,8 +140,10 @@ std::string write_bert_config(const BertSpec& spec) {
                {"vocab_size", spec.vocabulary}};
   if (spec.head == BertSpec::Head::classification) {
     for (int64_t i = 0; i < spec.classes; ++i) {
-      json["id2label"][std::to_string(i)] = fmt::format("LABEL_{}", i);
-      json["label2id"][fmt::format("LABEL_{}", i)] = i;
+      const std::string label =
+          labels.empty() ? fmt::format("LABEL_{}", i) : labels.at(static_cast<size_t>(i));
+      json["id2label"][std::to_string(i)] = label;
+      json["label2id"][label] = i;
     }
     if (spec.classes == 1) json["problem_type"] = "regression";
   }
@@ -149,8 +151,9 @@ std::string write_bert_config(const BertSpec& spec) {
 }
 
 void write_pretrained(const std::filesystem::path& output, const BertSpec& spec, const Vocabulary& vocabulary,
-                      bool lowercase, Stream& stream, const ParameterStore& store) {
-  const std::string config = write_bert_config(spec);
+                      bool lowercase, Stream& stream, const ParameterStore& store,
+                      const std::vector<std::string>& labels) {
+  const std::string config = write_bert_config(spec, labels);
   const bool file = output.extension() == ".safetensors";
   const std::filesystem::path folder = !file ? output : output.has_parent_path() ? output.parent_path() : ".";
   std::error_code error;

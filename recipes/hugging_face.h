@@ -19,15 +19,17 @@ namespace taper {
 BertSpec read_bert_config(const std::filesystem::path& path);
 /// The same from memory; `shown` is the file's name in errors.
 BertSpec parse_bert_config(std::string_view json, const std::string& shown);
-/// The other way. UserError for a widened network: transformers' heads share the hidden width.
-std::string write_bert_config(const BertSpec& spec);
+/// The other way; `labels` are the classes' names, where they have any. UserError for a network widened
+/// inside its layers: transformers' heads share the hidden width.
+std::string write_bert_config(const BertSpec& spec, const std::vector<std::string>& labels = {});
 
 /// Writes a BERT as PretrainedBert and transformers' from_pretrained read it. `output` is a folder, made if
 /// need be; or a file *.safetensors, beside which the other files go. They are config.json, vocab.txt and
 /// tokenizer_config.json. UserError as write_bert_config, before anything is written, and as
 /// write_file_atomically.
 void write_pretrained(const std::filesystem::path& output, const BertSpec& spec, const Vocabulary& vocabulary,
-                      bool lowercase, Stream& stream, const ParameterStore& store);
+                      bool lowercase, Stream& stream, const ParameterStore& store,
+                      const std::vector<std::string>& labels = {});
 
 /// A folder's parts; its weights are not read yet.
 struct PretrainedBert {

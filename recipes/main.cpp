@@ -53,9 +53,12 @@ int run(int argc, char** argv) {
   bool json = false, best = false;
   CLI::App* evaluate_app = app.add_subcommand(
       "evaluate",
-      "Print accuracy, loss, parameters, FLOPs and images/s of every network in a run, on its test images.");
+      "Print metrics, loss, parameters, FLOPs and speed of every network in a run, on its test split.");
   evaluate_app->add_option("run", path, "a run directory")->required();
   evaluate_app->add_flag("--json", json, "print JSON");
+  std::string task;
+  evaluate_app->add_option("--task", task,
+                           "of the networks that learnt this task in the stage task, on its test texts");
   const std::string other_device = on_device + "; default: the one that it was trained on";
   evaluate_app->add_option("--device", device, other_device);
 
@@ -111,6 +114,7 @@ int run(int argc, char** argv) {
       "*.safetensors file, beside which config.json, vocab.txt and tokenizer_config.json go.");
   export_app->add_option("run", path, "a run directory")->required();
   export_app->add_option("output", output, "the file to write; of a BERT a folder or a file")->required();
+  export_app->add_option("--task", task, "as it learnt this task in the stage task");
   export_app->add_option("--network", network, "which network (default: thin)")
       ->check(CLI::IsMember({"thin", "wide", "baseline"}));
   export_app->add_option("--device", device, other_device);
@@ -167,13 +171,68 @@ int run(int argc, char** argv) {
       "--replace", encode.replace,
       "let U+FFFD, which has no token, stand for bytes that are not UTF-8 (default: stop there)");
 
+  taper::PredictArguments predict;
+  CLI::App* predict_app = app.add_subcommand(
+      "predict",
+      "Read texts from standard input and print the label of each and its probability (a tab between; of a "
+      "regression the "
+      "number):\n\n"
+      "  taper predict runs/bert-mini --task sentiment < sentences.txt        positive 0.9731\n\n"
+      "Where the task is about pairs, a line is two texts with a tab between. What is longer than the task's "
+      "sequences loses "
+      "its end. The labels are\nread from the task's training file.");
+  predict_app
+      ->add_option("run", predict.run,
+                   "a run directory with the stage task, or one whose data are labelled texts")
+      ->required();
+  predict_app->add_option("--task", predict.task, "which of the run's tasks");
+  predict_app
+      ->add_option("--network", predict.network,
+                   "from whose encoder it was learnt (default: the first of task.networks)")
+      ->check(CLI::IsMember({"thin", "wide", "baseline"}));
+  predict_app->add_option("--device", predict.device, other_device);
+  predict_app->add_flag("--json", predict.json, "print one JSON object a line: line, label, probabilities");
+
+  taper::ReadArguments read;
+  const auto reads = [&](CLI::App* reader) {
+    reader
+        ->add_option("model", read.model,
+                     "a folder with config.json, model.safetensors and vocab.txt as transformers saves them, "
+                     "or a run directory")
+        ->required();
+    reader->add_option("--network", read.network, "which network of a run (default: thin, else baseline)")
+        ->check(CLI::IsMember({"thin", "wide", "baseline"}));
+    reader->add_option("--device", read.device, on_device + "; default: the run's own, or the CPU");
+    reader->add_flag("--truncate", read.truncate,
+                     "leave out the last tokens of a line that has more than the network's positions "
+                     "(default: stop there)");
+  };
+  CLI::App* embed_app = app.add_subcommand(
+      "embed",
+      "Read sentences from standard input and print the vector of each: the mean over its tokens, [CLS] and "
+      "[SEP] "
+      "too, of the last\nlayer's output. The cosine of two vectors says how alike the sentences are.\n\n"
+      "  scripts/fetch-weights.sh; taper embed .cache/minilm < sentences.txt > vectors.txt");
+  reads(embed_app);
+  embed_app->add_flag("--json", read.json, "print a JSON list a line (default: numbers with spaces between)");
+  int64_t top = 5;
+  CLI::App* fill_app = app.add_subcommand("fill-mask",
+                                          "Read lines with [MASK] in them from standard input and print the "
+                                          "most probable words for each [MASK], on a line "
+                                          "with\ntheir probabilities:\n\n  echo 'The capital of France is "
+                                          "[MASK].' | taper fill-mask runs/bert-mini");
+  reads(fill_app);
+  fill_app->add_option("--top", top, "how many words (default: 5)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1000}));
+  fill_app->add_flag("--json", read.json, "print one JSON object for each [MASK]: line, mask, words");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
       throw taper::UserError(
-          "there is no command \"{}\"; there are train, evaluate, describe, plan, export, report and "
-          "tokenizer",
+          "there is no command \"{}\"; there are train, evaluate, describe, plan, export, report, predict, "
+          "embed, fill-mask and tokenizer",
           argv[1]);
     return app.exit(error) == 0 ? 0 : 2;
   }
@@ -182,15 +241,21 @@ int run(int argc, char** argv) {
     for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);
     taper::train_command(train);
   } else if (*evaluate_app) {
-    taper::evaluate_command(path, device, json);
+    taper::evaluate_command({path, task, device, json});
   } else if (*describe_app) {
     taper::describe_command(path, overrides, json);
   } else if (*plan_app) {
     taper::plan_command(plan);
   } else if (*export_app) {
-    taper::export_command(path, output, network, device, best);
+    taper::export_command({path, output, network, task, device, best});
   } else if (*report_app) {
     taper::report_command(output, runs);
+  } else if (*predict_app) {
+    taper::predict_command(predict);
+  } else if (*embed_app) {
+    taper::embed_command(read);
+  } else if (*fill_app) {
+    taper::fill_mask_command(read, top);
   } else if (*learn_app) {
     path = texts.back();
     texts.pop_back();

@@ -2,13 +2,44 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
+#include "recipes/labelled_text.h"
+
 namespace taper {
 
 std::string Metric::cell(double value) const { return fmt::format("{:.2f}", percent ? 100 * value : value); }
 
 std::string Metric::text(double value) const { return cell(value) + (percent ? " %" : ""); }
 
+namespace {
+
+Metric metric_of(TaskMetric metric) {
+  static const std::map<TaskMetric, std::string> kTitles = {{TaskMetric::accuracy, "Accuracy"},
+                                                            {TaskMetric::f1_binary, "F1"},
+                                                            {TaskMetric::f1_macro, "F1, mean over classes"},
+                                                            {TaskMetric::matthews, "Matthews' correlation"},
+                                                            {TaskMetric::pearson, "Pearson's correlation"},
+                                                            {TaskMetric::spearman, "Spearman's correlation"}};
+  const std::string key(name(metric));
+  return {key, kTitles.at(metric), key, true};
+}
+
+/// Kept for good: runs hold on to what their measures are called.
+const Measures& task_measures(const std::vector<TaskMetric>& metrics) {
+  static std::map<std::vector<TaskMetric>, Measures> known;
+  const auto [place, is_new] = known.try_emplace(metrics);
+  if (!is_new) return place->second;
+  std::vector<Metric> all;
+  for (const TaskMetric metric : metrics) all.push_back(metric_of(metric));
+  place->second = {"token", "text", "text", all.front().title + " on the test texts", all};
+  return place->second;
+}
+
+}  // namespace
+
 const Measures& measures_of(const Configuration& configuration) {
+  if (configuration.data.labelled()) return task_measures(example_format(configuration.data).metrics);
   static const Measures kImages{
       "image",
       "image",

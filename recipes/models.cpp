@@ -44,6 +44,10 @@ BertSpec bert_spec(const Configuration& configuration, const DataFacts& data, bo
                 .eps = options.layer_norm_eps,
                 .dropout = options.hidden_dropout_prob,
                 .attention_dropout = options.attention_probs_dropout_prob};
+  if (data.labelled) {
+    spec.head = BertSpec::Head::classification;
+    spec.classes = data.classes;
+  }
   if (!widened) return spec;
   const double factor = configuration.widen.factor;
   if (configuration.widen.kind == "inner") {

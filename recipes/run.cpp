@@ -41,7 +41,7 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
       identity_(run_identity(configuration_)),
       command_(std::move(command)) {
   for (const std::string& stage : configuration_.stages)
-    if (stage != "merge")
+    if (stage != "merge" && stage != "task")
       make_plan(*data_, configuration_.stage(stage), stage);  // errors before anything is written
   require_equal_ranks(configuration_, *data_, engine_);
   if (ranks.first()) prepare_run_directory(directory_, configuration_, resume);

@@ -30,6 +30,10 @@ std::string run_identity(const Configuration& configuration);
 /// Whether the thin network has been merged when `stage` stages are done.
 bool merged(const Configuration& configuration, int64_t stage);
 
+/// The folder of the run in which the stage `task` learns a task from a network's encoder.
+std::filesystem::path task_directory(const std::filesystem::path& run, const std::string& task,
+                                     const std::string& network);
+
 /// How a stage is trained, in steps. UserError if its batch is larger than the data.
 struct Plan {
   int64_t steps = 0;  ///< of each unit
@@ -79,6 +83,7 @@ class Run {
   // run_stage.cpp: training.
   bool run_stage();
   void begin_stage();
+  void read_encoder(const std::string& network);
   int64_t units() const;
   Job make_job();
   bool run_unit(Job& job);
@@ -93,6 +98,9 @@ class Run {
   uint64_t key() const;
   /// What this rank needs of each training batch.
   Share share() const { return {engine_.ranks.rank(), engine_.ranks.ranks()}; }
+
+  // run_tasks.cpp: runs of their own, one for each task and network; false where stop_requested ended one.
+  bool run_tasks();
 
   const Configuration configuration_;
   const std::filesystem::path directory_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "layers/bert_weights.h"
 #include "layers/finite.h"
 #include "recipes/run.h"
 #include "recipes/step.h"
@@ -98,10 +99,19 @@ void Run::begin_stage() {
     if (!models_.has("thin")) models_.make("thin", configuration_.runs("imitate"));
   } else if (name != "finetune" && !models_.has(name)) {
     models_.make(name, false);
+    if (!configuration_.network.encoder.empty()) read_encoder(name);
   }
   if (name != "imitate") return;
   imitation_ = std::make_unique<Imitation>(configuration_, engine_, *data_, models_["thin"], models_["wide"]);
   if (fresh) imitation_->initialize();
+}
+
+void Run::read_encoder(const std::string& network) {
+  const std::string& file = configuration_.network.encoder;
+  const BertSpec spec = bert_spec(configuration_, data_->facts(), network == "wide");
+  engine_.team->run_one([&](Stream& stream) {
+    read_bert_weights(SafetensorsFile::read(file), file, spec, stream, *models_[network].network);
+  });
 }
 
 Run::Job Run::make_job() {
@@ -144,8 +154,7 @@ Run::Job Run::make_job() {
     };
   } else {
     job.objective = [&student, smoothing = options.label_smoothing](Tape& tape, const ShardInput& input) {
-      return ShardLoss{cross_entropy(tape, student.forward(tape, input.input), input.labels, smoothing),
-                       input.labels.size()};
+      return label_loss(tape, student.forward(tape, input.input), input, smoothing);
     };
   }
   return job;
@@ -160,6 +169,9 @@ bool Run::run_stage() {
   if (name == "merge") {
     log_->stage_begin(event);
     models_.merge();
+  } else if (name == "task") {
+    log_->stage_begin(event);
+    if (!run_tasks()) return false;
   } else if (name == "wide" && !configuration_.wide.weights.empty()) {
     log_->stage_begin(event);
     Model& wide = models_.make("wide", false);

@@ -7,6 +7,11 @@
 
 namespace taper {
 
+ShardLoss label_loss(Tape& tape, const Var& output, const ShardInput& input, double smoothing) {
+  if (input.scores.defined()) return {squared_error(tape, output, input.scores), input.count};
+  return {cross_entropy(tape, output, input.labels, smoothing), input.labels.size()};
+}
+
 double tree_sum(const std::vector<double>& values) {
   std::vector<double> sums = values;
   for (size_t width = 1; width < sums.size(); width *= 2)

@@ -20,6 +20,10 @@ struct ShardLoss {
   int64_t terms;
 };
 
+/// Cross-entropy of a network's logits with the labels, summed over these; of a regression the squared error
+/// of its one output.
+ShardLoss label_loss(Tape& tape, const Var& output, const ShardInput& input, double smoothing);
+
 /// Runs the forward pass of a shard; every loss is a root of the tape.
 using Objective = std::function<ShardLoss(Tape&, const ShardInput&)>;
 

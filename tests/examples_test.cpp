@@ -100,7 +100,7 @@ TEST_F(Examples, OfGlueAreReadAsPublished) {
 }
 
 TEST_F(Examples, LearnTheirLabelsFromTheTrainingSplit) {
-  const ExampleFormat format{.metrics = {Metric::accuracy, Metric::f1_macro}};
+  const ExampleFormat format{.metrics = {TaskMetric::accuracy, TaskMetric::f1_macro}};
   std::vector<std::string> labels;
   std::vector<Example> train = read_examples(write("label\ttext\nb\tx\na\ty\nb\tz\n"), format, labels);
   EXPECT_THAT(labels, ElementsAre("a", "b"));

@@ -18,7 +18,7 @@ struct GlueTask {
 };
 
 const std::vector<GlueTask>& glue_tasks() {
-  using enum Metric;
+  using enum TaskMetric;
   static const std::vector<std::string> kNumbers = {"0", "1"}, kEntailment = {"entailment", "not_entailment"};
   static const std::vector<GlueTask> kTasks = {
       {"cola", {.header = false, .text = "4", .label = "2", .labels = kNumbers, .metrics = {matthews}}},
@@ -65,19 +65,19 @@ double parse_score(const std::string& text, const TableReader& reader, const std
 
 }  // namespace
 
-std::string_view name(Metric metric) {
+std::string_view name(TaskMetric metric) {
   switch (metric) {
-    case Metric::accuracy:
+    case TaskMetric::accuracy:
       return "accuracy";
-    case Metric::f1_binary:
+    case TaskMetric::f1_binary:
       return "f1";
-    case Metric::f1_macro:
+    case TaskMetric::f1_macro:
       return "f1_macro";
-    case Metric::matthews:
+    case TaskMetric::matthews:
       return "matthews";
-    case Metric::pearson:
+    case TaskMetric::pearson:
       return "pearson";
-    case Metric::spearman:
+    case TaskMetric::spearman:
       return "spearman";
   }
   throw Failure("there is no metric {}", static_cast<int>(metric));
@@ -138,23 +138,23 @@ std::vector<double> score(const ExampleFormat& format, const std::vector<Example
     labels.push_back(example.label);
     scores.push_back(example.score);
   }
-  for (const Metric metric : format.metrics) switch (metric) {
-      case Metric::accuracy:
+  for (const TaskMetric metric : format.metrics) switch (metric) {
+      case TaskMetric::accuracy:
         result.push_back(accuracy(classes, labels));
         break;
-      case Metric::f1_binary:
+      case TaskMetric::f1_binary:
         result.push_back(f1_binary(classes, labels));
         break;
-      case Metric::f1_macro:
+      case TaskMetric::f1_macro:
         result.push_back(f1_macro(classes, labels));
         break;
-      case Metric::matthews:
+      case TaskMetric::matthews:
         result.push_back(matthews(classes, labels));
         break;
-      case Metric::pearson:
+      case TaskMetric::pearson:
         result.push_back(pearson(predicted, scores));
         break;
-      case Metric::spearman:
+      case TaskMetric::spearman:
         result.push_back(spearman(predicted, scores));
         break;
     }

@@ -12,9 +12,9 @@
 
 namespace taper {
 
-enum class Metric : uint8_t { accuracy, f1_binary, f1_macro, matthews, pearson, spearman };
+enum class TaskMetric : uint8_t { accuracy, f1_binary, f1_macro, matthews, pearson, spearman };
 /// "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman".
-std::string_view name(Metric metric);
+std::string_view name(TaskMetric metric);
 
 /// The columns of a task's files, and how it is scored.
 struct ExampleFormat {
@@ -23,8 +23,8 @@ struct ExampleFormat {
   std::string text = "text", pair = {}, label = "label";  ///< columns; `pair` empty: single texts
   /// The labels in the order of their classes; empty: whatever a training file has, in byte order.
   std::vector<std::string> labels = {};
-  bool regression = false;           ///< labels are numbers, and there are no classes
-  std::vector<Metric> metrics = {};  ///< the first decides which evaluation is the best
+  bool regression = false;               ///< labels are numbers, and there are no classes
+  std::vector<TaskMetric> metrics = {};  ///< the first decides which evaluation is the best
 };
 
 /// GLUE's tasks by name: "cola", "sst-2", "mrpc", "sts-b", "qqp", "mnli", "qnli", "rte". Classes are numbered

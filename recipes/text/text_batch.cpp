@@ -62,8 +62,11 @@ ShardInput TextBatch::upload(Tape& tape, int64_t begin, int64_t end) const {
   const std::span<const int32_t> own = places.empty() ? part(labels, begin, end)
                                                       : part(labels, mask_offsets[static_cast<size_t>(begin)],
                                                              mask_offsets[static_cast<size_t>(end)]);
-  return {tape.constant(Tensor::from<int32_t>(stream, {3, rows}, input)),
-          Tensor::from<int32_t>(stream, {std::ssize(own)}, own), end - begin, std::move(sequences)};
+  ShardInput result{tape.constant(Tensor::from<int32_t>(stream, {3, rows}, input)),
+                    Tensor::from<int32_t>(stream, {std::ssize(own)}, own), end - begin, std::move(sequences)};
+  if (!scores.empty())
+    result.scores = Tensor::from<float>(stream, {end - begin, 1}, part(scores, begin, end));
+  return result;
 }
 
 }  // namespace taper

@@ -27,7 +27,8 @@ struct TextBatch final : Batch {
   std::vector<int32_t> places;           // [masked tokens], in their sequences
   std::vector<int64_t> mask_offsets{0};  // [count + 1], into places
   std::vector<int32_t> labels;
-  uint64_t dropout_key = 0;  // of this step
+  std::vector<float> scores;  // [count] of a regression, else empty
+  uint64_t dropout_key = 0;   // of this step
 };
 
 }  // namespace taper
