@@ -35,8 +35,8 @@ Link parse_link(const std::string& text) {
   static const std::regex kFigures(R"(([0-9]+\.?[0-9]*)(us|ms):([0-9]+\.?[0-9]*)(MB|GB)/s)");
   std::smatch match;
   if (std::regex_match(text, match, kFigures)) {
-    const Link link{text, std::stod(match[1]) * (match[2] == "us" ? 1e-6 : 1e-3),
-                    std::stod(match[3]) * (match[4] == "GB" ? 1e9 : 1e6)};
+    Link link{text, std::stod(match[1]) * (match[2] == "us" ? 1e-6 : 1e-3),
+              std::stod(match[3]) * (match[4] == "GB" ? 1e9 : 1e6)};
     if (link.bandwidth > 0) return link;
   }
   std::string names;
