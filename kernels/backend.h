@@ -14,6 +14,7 @@
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "kernels/pool.h"
+#include "kernels/providers.h"
 #include "runtime/communicator.h"
 
 namespace taper {
@@ -55,6 +56,11 @@ struct BackendOptions {
   bool tf32 = false;
   /// The rank that it is for: each on a machine has a GPU of its own.
   RankPlace place = {};
+  /// On the device cuda; others have their own kernels only.
+  Provider matmul = Provider::own, convolution = Provider::own;
+  /// Where Provider::automatic looks for its choices and leaves new ones; null: in a table of the backend's
+  /// own.
+  std::shared_ptr<ProviderChoices> choices = nullptr;
 };
 
 /// oneDNN and vectorised loops; f32 and bf16.

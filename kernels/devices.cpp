@@ -14,6 +14,12 @@ std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOpti
     throw UserError(
         "the device cpu has no tf32, which is a format of GPUs' tensor cores; the devices cuda and sim have "
         "it, and f32 and bf16 are on all");
+  if (name != "cuda" && (options.matmul != Provider::own || options.convolution != Provider::own))
+    throw UserError(
+        "matmul and convolution can be \"vendor\" or \"auto\" on the device cuda, where cuBLAS and cuDNN "
+        "are; "
+        "the device {} has its own kernels only",
+        name);
   if (name == "cpu") return make_cpu_backend();
   if (!name.empty() && name == cuda_device()) return make_cuda_backend(options);
   const std::string there = fmt::format("{}", fmt::join(devices(), " and "));

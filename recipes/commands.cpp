@@ -35,9 +35,22 @@ void train(const TrainArguments& arguments, Communicator& ranks) {
                                      : arguments.output;
   ranks.set_timeout(static_cast<double>(configuration.rank_timeout));
   require_possible_ranks(ranks, configuration);
+  if (ranks.ranks() > 1 && (configuration.matmul == "auto" || configuration.convolution == "auto"))
+    throw UserError(
+        "matmul and convolution = \"auto\" are for one rank, for each would choose by its own clock");
+  Choices choices;
+  if (!arguments.providers_from.empty()) {
+    if (configuration.matmul != "auto" && configuration.convolution != "auto")
+      throw UserError(
+          "--providers-from: there is nothing to choose where neither matmul nor convolution is \"auto\"");
+    if (arguments.resume)
+      throw UserError("--providers-from: a run that goes on with --resume keeps its own choices");
+    choices = read_providers(arguments.providers_from);
+  }
   std::signal(SIGTERM, request_stop);
   std::signal(SIGINT, request_stop);
-  bool finished = Run(configuration, output, arguments.resume, arguments.command, ranks).train();
+  bool finished =
+      Run(configuration, output, arguments.resume, arguments.command, ranks, std::move(choices)).train();
   if (!finished || !ranks.first()) return;
   fmt::print(stderr,
              "the run is in {0}, its report in {0}/report.html; 'taper evaluate {0}' prints its table\n",

@@ -12,7 +12,8 @@ struct TrainArguments {
   std::filesystem::path configuration, output;  ///< output empty: runs/<name of the configuration file>
   std::vector<std::string> overrides;
   bool resume = false;
-  std::string command;  ///< as typed, for the log
+  std::filesystem::path providers_from;  ///< a run whose choices of providers to take over; empty: none
+  std::string command;                   ///< as typed, for the log
 };
 /// Trains. Returns normally also after a clean stop on SIGTERM or SIGINT.
 void train_command(const TrainArguments& arguments);

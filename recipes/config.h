@@ -159,6 +159,8 @@ struct Configuration {
   int64_t seed = 0;
   std::string device = "cpu";
   std::string precision = "f32";
+  std::string matmul = "own";
+  std::string convolution = "own";
   int64_t shards = 2;
   int64_t threads_per_shard = 1;
   int64_t rank_timeout = 60;

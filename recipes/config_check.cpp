@@ -277,6 +277,12 @@ void check_configuration(const Configuration& c, const Place& place) {
         "and \"cpu\" has \"f32\" and \"bf16\"",
         place("precision"));
   }
+  for (const auto& [key, provider] : {std::pair{"matmul", c.matmul}, {"convolution", c.convolution}})
+    if (provider != "own" && c.device != "cuda")
+      throw UserError(
+          "{}: {} is \"{}\" and device \"{}\": NVIDIA's libraries are on \"cuda\", others have their \"own\" "
+          "kernels only",
+          place(key), key, provider, c.device);
   check_stages(c, place);
   for (const std::string& stage : c.stages)
     if (c.trains(stage) || stage == "task") check_stage(c, stage, place);

@@ -48,6 +48,15 @@ int run(int argc, char** argv) {
   const std::string on_device =
       fmt::format("what computes (this build has {})", fmt::join(taper::devices(), ", "));
   train_app->add_option("--device", device, on_device + "; the same as --set device=...");
+  std::string matmul, convolution;
+  train_app->add_option(
+      "--matmul", matmul,
+      "whose matrix products, on the device cuda: own, vendor (cuBLASLt) or auto, which times both; the same "
+      "as --set matmul=...");
+  train_app->add_option("--convolution", convolution,
+                        "whose convolutions: own, vendor (cuDNN) or auto; the same as --set convolution=...");
+  train_app->add_option("--providers-from", train.providers_from,
+                        "take over what auto chose in this run (its providers.json) instead of timing");
 
   std::filesystem::path path, output;
   bool json = false, best = false;
@@ -237,7 +246,9 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (*train_app) {
-    if (!device.empty()) train.overrides.push_back("device=" + device);
+    for (const auto& [key, value] :
+         {std::pair{"device", device}, {"matmul", matmul}, {"convolution", convolution}})
+      if (!value.empty()) train.overrides.push_back(key + ("=" + value));
     for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);
     taper::train_command(train);
   } else if (*evaluate_app) {

@@ -16,7 +16,11 @@ constexpr int64_t kStreamsPerGpu = 2;
 }  // namespace
 
 Engine::Engine(const Configuration& configuration, const std::string& device, Communicator& ranks)
-    : backend(make_backend(device, {.tf32 = configuration.precision == "tf32", .place = ranks.place()})),
+    : backend(make_backend(device, {.tf32 = configuration.precision == "tf32",
+                                    .place = ranks.place(),
+                                    .matmul = provider_named(configuration.matmul),
+                                    .convolution = provider_named(configuration.convolution),
+                                    .choices = choices})),
       connected(backend->connect(ranks)),
       shards(configuration.shards),
       ranks(connected ? *connected : ranks) {

@@ -23,6 +23,8 @@ struct Engine {
       : Engine(configuration, configuration.device, ranks) {}
   /// On another device than the configuration's. UserError where this build or machine has it not.
   Engine(const Configuration& configuration, const std::string& device, Communicator& ranks = only_rank());
+  /// What "auto" chose so far.
+  std::shared_ptr<ProviderChoices> choices = std::make_shared<ProviderChoices>();
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Communicator> connected;  ///< the ranks by way of their devices, where these have one
   DType type;                               ///< of activations

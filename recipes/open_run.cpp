@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "recipes/providers_file.h"
 #include "recipes/run.h"
 #include "runtime/error.h"
 
 namespace taper {
 
 Engine engine_of(Configuration configuration, const std::string& device) {
+  // By whom products are made changes nothing that is stored.
+  if (!device.empty() && device != "cuda") configuration.matmul = configuration.convolution = "own";
   if (configuration.precision == "tf32" && device == "cpu") {
     fmt::print(stderr, "the device cpu has no tf32, in which this run was trained; it computes in f32\n");
     configuration.precision = "f32";
@@ -21,7 +24,9 @@ OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& devi
       engine(engine_of(configuration, device)),
       models(configuration, engine, data->facts()),
       store(directory / "checkpoints", configuration.checkpoint.keep_last),
-      name(directory.string()) {}
+      name(directory.string()) {
+  if (has_providers(directory)) engine.choices->set(read_providers(directory));
+}
 
 void OpenRun::load(const std::string& best) {
   std::string complaints;

@@ -31,7 +31,7 @@ std::string exact(double value) { return fmt::format("{:.17g}", value); }
 }  // namespace
 
 Run::Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command,
-         Communicator& ranks)
+         Communicator& ranks, Choices choices)
     : configuration_(std::move(configuration)),
       directory_(std::move(directory)),
       data_(open_data(configuration_)),
@@ -45,6 +45,7 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
       make_plan(*data_, configuration_.stage(stage), stage);  // errors before anything is written
   require_equal_ranks(configuration_, *data_, engine_);
   if (ranks.first()) prepare_run_directory(directory_, configuration_, resume);
+  engine_.choices->set(resume && has_providers(directory_) ? read_providers(directory_) : std::move(choices));
   if (resume && ranks.first())
     restored_ = checkpoints_.load_latest(
         identity_, [](const std::string& sentence) { fmt::print(stderr, "{}\n", sentence); });
@@ -135,6 +136,7 @@ HostTensors Run::optimizer_state() const {
 void Run::save() {
   if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save(), state = optimizer_state();
+  write_providers(directory_, engine_.choices->all());
   checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
 }
 

@@ -12,6 +12,7 @@
 #include "layers/schedule.h"
 #include "recipes/evaluate.h"
 #include "recipes/imitation.h"
+#include "recipes/providers_file.h"
 #include "recipes/run_log.h"
 #include "runtime/checkpoint.h"
 
@@ -48,9 +49,9 @@ class Run {
   /// Opens the data and makes or checks the directory; with `resume`, loads its newest whole checkpoint.
   /// `command` is logged. Of several ranks, which all call the same functions, the first alone reads and
   /// writes the directory. Throws UserError for the user's files and settings, and where the ranks do not fit
-  /// together.
+  /// together. `choices` are of an earlier run's providers; where this one goes on, its own stand.
   Run(Configuration configuration, std::filesystem::path directory, bool resume, std::string command,
-      Communicator& ranks = only_rank());
+      Communicator& ranks = only_rank(), Choices choices = {});
 
   /// Trains to the end; or, once stop_requested on any rank, saves and returns false. A non-finite loss or
   /// gradient is a Failure that names step, block and tensor, thrown before any weight changed. So is a

@@ -174,6 +174,9 @@ TEST(Config, TheErrorNamesTheNetworksAndTheDatasMistakes) {
   const std::vector<Case> cases = {
       {"shards=3", "power of two"},
       {"precision=tf32", "the devices \"cuda\" and \"sim\" have it"},
+      {"matmul=vendor", "matmul is \"vendor\" and device \"cpu\""},
+      {"convolution=auto", "others have their \"own\" kernels only"},
+      {"matmul=nvidia", "expected one of: own, vendor, auto"},
       {"device=gpu", "expected one of: cpu, sim, cuda"},
       {"network.depth=21", "6n + 2"},
       {"network.depth=0", "neither network.depth nor network.depths"},

@@ -16,7 +16,7 @@ namespace taper {
 /// Pointers are device memory, aligned as their elements are; a kernel reads 16 bytes at once only where the
 /// pointers allow. Kernels run on the stream; a member returns as soon as they are queued, unless it says
 /// otherwise. Every sum has a fixed order, whatever the device, so that the bits are the same on all.
-class CudaBackend final : public Backend {
+class CudaBackend : public Backend {
  public:
   /// For CUDA device number `device`, known by `name` ("cuda" or "sim").
   CudaBackend(std::string name, int device, const BackendOptions& options)
@@ -111,6 +111,13 @@ class CudaBackend final : public Backend {
   void lamb(Stream&, std::span<const Segment>, DType type, const Lamb&, double gradient_scale,
             const void* gradient, void* first_moment, void* second_moment, void* parameter) override;
   void sum_of_squares(Stream&, std::span<const Segment>, DType type, const void* x, double* squares) override;
+
+ protected:
+  int device() const { return device_; }
+  const BackendOptions& options() const { return options_; }
+  /// out = the epilogue of a product that lies dense in f32, [batch, m, n], without its scale.
+  void apply_epilogue(Stream&, const MatmulShape&, const float* product, const MatmulEpilogue&,
+                      DType out_type, void* out);
 
  private:
   /// matmul with products of f32 operands in tf32 or not, whatever the options say.

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/provider_backend.h"
 #include "runtime/cuda/error.h"
 
 namespace taper {
@@ -48,7 +49,9 @@ std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
   const int device = device_of(options.place);
   TAPER_CUDA(cudaSetDevice(device));
   require_kernels(device);
-  return std::make_unique<CudaBackend>("cuda", device, options);
+  const bool matmul = options.matmul != Provider::own, convolution = options.convolution != Provider::own;
+  if (!matmul && !convolution) return std::make_unique<CudaBackend>("cuda", device, options);
+  return std::make_unique<ProviderBackend>("cuda", device, options, make_vendor_kernels(matmul, convolution));
 }
 
 }  // namespace taper

@@ -61,13 +61,11 @@ struct MatmulOutput {
   }
 };
 
-template <typename Products, typename Out>
-void launch_matmul(CudaStream& stream, const MatmulShape& shape, const void* a, const void* b,
-                   const MatmulEpilogue& e, void* out) {
-  using T = typename Products::Element;
-  const ProductPlan plan = plan_product<Products>(shape);
+/// `e` for this shape; out and what else is of its type lie stride_out apart.
+template <typename Out>
+MatmulOutput<Out> output_of(const MatmulShape& shape, const MatmulEpilogue& e, void* out) {
   const int64_t stride = shape.batch == 1 ? 0 : shape.stride_out;
-  const MatmulOutput<Out> output{
+  return {
       .scale = static_cast<float>(e.scale),
       .bias = static_cast<const float*>(e.bias),
       .activation = e.activation,
@@ -78,6 +76,14 @@ void launch_matmul(CudaStream& stream, const MatmulShape& shape, const void* a, 
       .n = shape.n,
       .stride = stride,
       .vectors = shape.n % 4 == 0 && stride % 4 == 0 && aligned(e.bias, e.pre_activation, e.residual, out)};
+}
+
+template <typename Products, typename Out>
+void launch_matmul(CudaStream& stream, const MatmulShape& shape, const void* a, const void* b,
+                   const MatmulEpilogue& e, void* out) {
+  using T = typename Products::Element;
+  const ProductPlan plan = plan_product<Products>(shape);
+  const MatmulOutput<Out> output = output_of<Out>(shape, e, out);
   const auto* left = static_cast<const T*>(a);
   const auto* right = static_cast<const T*>(b);
   if (shape.transpose_a && shape.transpose_b)
@@ -112,6 +118,17 @@ void CudaBackend::product(Stream& stream, const MatmulShape& shape, DType type, 
       launch_matmul<Products, float>(cuda_stream(stream), shape, a, b, epilogue, out);
     else
       launch_matmul<Products, typename Products::Element>(cuda_stream(stream), shape, a, b, epilogue, out);
+  });
+}
+
+void CudaBackend::apply_epilogue(Stream& stream, const MatmulShape& shape, const float* product,
+                                 const MatmulEpilogue& epilogue, DType out_type, void* out) {
+  dispatch(out_type, "matmul", [&](auto zero) {
+    using Out = decltype(zero);
+    const int64_t groups = shape.batch * shape.m * blocks_for(shape.n, 4);
+    launch(combine_kernel<MatmulOutput<Out>>, blocks_for(groups, kCombineThreads), kCombineThreads, 0,
+           cuda_stream(stream).handle(), product, 1, shape.batch, shape.m, shape.n,
+           output_of<Out>(shape, epilogue, out));
   });
 }
 
