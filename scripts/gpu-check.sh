@@ -8,6 +8,7 @@
 #   build       the program and the tests of the ops
 #   tests       every case of the op table on the device
 #   memcheck, racecheck, synccheck, initcheck    the same under compute-sanitizer, 200 seconds for each test program
+#   kernels     each kernel on a network's shapes: checked, timed, beside cuBLASLt and cuDNN where they can be loaded
 #   recipe      a small run through every stage, twice, to the same bits
 #   ranks       the same on two ranks, connected by NCCL, where there are two GPUs
 #   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
@@ -17,11 +18,13 @@ cd "$(dirname "$0")/.."
 case "${1:-}" in
   '')
     device=cuda folder=build-cuda tests='ops_*_test' shard_images=(32 64 128 256)
+    kernel_options=(--benchmark_filter='(resnet50_64|bert_[a-z]*_4096|/4096x|/8x512x)' --benchmark_min_time=0.02)
     sizes=(--set network.width=64 --set 'network.depths=[3, 3]' --set data.train_limit=8192 --set baseline.steps=20
       --set baseline.evaluate_every=20)
     ;;
   --sim)
     device=sim folder=build tests='ops_pool_test' shard_images=(8)
+    kernel_options=(--benchmark_min_time=0.0001)
     sizes=(--set baseline.steps=2 --set baseline.evaluate_every=2)
     ;;
   *)
@@ -39,14 +42,14 @@ step_build() {
   scripts/dependencies.sh build test
   local targets
   if [ "$device" = cuda ]; then  # for this machine's GPU alone: compiling for all would take most of the time
-    PATH=$(scripts/cuda-toolkit.sh compiler):$PATH cmake --preset cuda -DTAPER_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES=native
+    PATH=$(scripts/cuda-toolkit.sh compiler):$PATH cmake --preset cuda -DTAPER_TESTS=ON -DTAPER_BENCH=ON -DCMAKE_CUDA_ARCHITECTURES=native
   else
-    cmake --preset default -DTAPER_TESTS=ON -DTAPER_SIMT=ON -DTAPER_CUDA_INCLUDE="$(scripts/cuda-toolkit.sh headers)"
+    cmake --preset default -DTAPER_TESTS=ON -DTAPER_BENCH=ON -DTAPER_SIMT=ON -DTAPER_CUDA_INCLUDE="$(scripts/cuda-toolkit.sh headers)"
   fi
   # shellcheck disable=SC2086  # a pattern
   targets=$(cd tests && basename -s .cpp -a $tests.cpp)
   # shellcheck disable=SC2086
-  cmake --build "$folder" --parallel "$(nproc)" --target taper $targets
+  cmake --build "$folder" --parallel "$(nproc)" --target taper bench_kernels $targets
 }
 
 step_tests() {  # step_tests [PROGRAM ARGUMENTS...]: by way of this program
@@ -67,6 +70,22 @@ train() {  # train NAME [OPTIONS...]
 }
 
 weights() { sha256sum "$work/$1"/checkpoints/step-*/weights.safetensors | cut -d' ' -f1; }
+
+# Batches of 64 and 4096 tokens; all of bench_kernels would take longer than the rest.
+step_kernels() {
+  "$folder"/bench_kernels "${kernel_options[@]}" --benchmark_out="$work/kernels.json" --benchmark_out_format=json
+  python3 - "$work/kernels.json" <<'END' >"$work/kernels.md"
+import json, sys
+
+def cell(kernel, key, scale, digits):
+    return f"{kernel[key] / scale:.{digits}f}" if key in kernel else "-"
+
+for kernel in json.load(open(sys.argv[1]))["benchmarks"]:
+    print("|", " | ".join([kernel["name"].removesuffix("/manual_time"), f"{kernel['real_time']:.1f}",
+                           cell(kernel, "FLOP/s", 1e12, 2), cell(kernel, "bytes/s", 1e9, 1),
+                           cell(kernel, "of_peak", 0.01, 1), cell(kernel, "vendor", 1, 2)]), "|")
+END
+}
 
 step_recipe() {
   train one
@@ -97,7 +116,7 @@ step_throughput() {
 
 steps=(build tests)
 [ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
-steps+=(recipe)
+steps+=(kernels recipe)
 if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
 steps+=(throughput)
 failed=0
@@ -128,6 +147,11 @@ done
   fi
   printf '\n| step | result | seconds |\n| --- | --- | --- |\n'
   cat "$work/steps.md"
+  if [ -s "$work/kernels.md" ]; then
+    printf '\nThe vendor'"'"'s column is its time over ours: above 1 where ours is faster.\n'
+    printf '\n| kernel | us | TFLOP/s | GB/s | %% of peak | vendor |\n| --- | ---: | ---: | ---: | ---: | ---: |\n'
+    cat "$work/kernels.md"
+  fi
   if [ -f "$work/throughput.md" ]; then
     printf '\n| precision | images of a shard | shards | images per second |\n| --- | --- | --- | --- |\n'
     cat "$work/throughput.md"
