@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317  # steps are called by their names
 # Everything that a GPU is needed for, in one go, from a clean checkout; writes gpu-report.md.
-#   scripts/gpu-check.sh          on the first GPU that CUDA_VISIBLE_DEVICES leaves; ranks on the first two
-#   scripts/gpu-check.sh --sim    the same steps on the device sim, with fewer and smaller cases, to know that they work;
-#                                 compute-sanitizer, which needs a GPU, is left out
+#   scripts/gpu-check.sh                  on the first GPU that CUDA_VISIBLE_DEVICES leaves; ranks on the first two
+#   scripts/gpu-check.sh tests kernels    only these steps, with what an earlier build, perhaps on another machine, left in
+#                                         build-cuda
+#   scripts/gpu-check.sh --sim            all steps on the device sim, with fewer and smaller cases, to know that they work;
+#                                         compute-sanitizer, which needs a GPU, is left out
 # Steps:
 #   build       the program and the tests of the ops
 #   tests       every case of the op table on the device
@@ -16,20 +18,21 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-  '')
-    device=cuda folder=build-cuda tests='ops_*_test' shard_images=(32 64 128 256)
-    kernel_options=(--benchmark_filter='(resnet50_64|bert_[a-z]*_4096|/4096x|/8x512x)' --benchmark_min_time=0.02)
-    sizes=(--set network.width=64 --set 'network.depths=[3, 3]' --set data.train_limit=8192 --set baseline.steps=20
-      --set baseline.evaluate_every=20)
+  --help)
+    sed -n '3,/^set/{s/^# //p}' "$0"
+    exit 0
     ;;
   --sim)
     device=sim folder=build tests='ops_pool_test' shard_images=(8)
     kernel_options=(--benchmark_min_time=0.0001)
     sizes=(--set baseline.steps=2 --set baseline.evaluate_every=2)
+    shift
     ;;
   *)
-    sed -n '3,/^set/{s/^# //p}' "$0"
-    exit 2
+    device=cuda folder=build-cuda tests='ops_*_test' shard_images=(32 64 128 256)
+    kernel_options=(--benchmark_filter='(resnet50_64|bert_[a-z]*_4096|/4096x|/8x512x)' --benchmark_min_time=0.02)
+    sizes=(--set network.width=64 --set 'network.depths=[3, 3]' --set data.train_limit=8192 --set baseline.steps=20
+      --set baseline.evaluate_every=20)
     ;;
 esac
 report=gpu-report.md
@@ -53,8 +56,9 @@ step_build() {
 }
 
 step_tests() {  # step_tests [PROGRAM ARGUMENTS...]: by way of this program
-  local test
-  for test in "$folder"/tests/$tests; do "$@" "$test" --gtest_filter="*${device}_*" --gtest_brief=1; done
+  local test status=0
+  for test in "$folder"/tests/$tests; do "$@" "$test" --gtest_filter="*${device}_*" --gtest_brief=1 || status=1; done
+  return $status
 }
 
 sanitizer() { step_tests timeout 200 compute-sanitizer --tool "$1" --error-exitcode 1; }
@@ -114,11 +118,17 @@ step_throughput() {
   done
 }
 
-steps=(build tests)
-[ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
-steps+=(kernels recipe)
-if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
-steps+=(throughput)
+steps=("$@")
+for step in "${steps[@]}"; do
+  declare -F "step_$step" >/dev/null || { echo "scripts/gpu-check.sh: no step is called '$step'; see --help." >&2; exit 2; }
+done
+if [ ${#steps[@]} -eq 0 ]; then
+  steps=(build tests)
+  [ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
+  steps+=(kernels recipe)
+  if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
+  steps+=(throughput)
+fi
 failed=0
 for step in "${steps[@]}"; do
   echo "=== $step (its output: $work/$step.log)"
