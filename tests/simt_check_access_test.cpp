@@ -167,7 +167,7 @@ std::string table() {
   return text;
 }
 
-TEST(Accesses, FitBanksAndSectors) {
+TEST(SimtAccesses, FitBanksAndSectors) {
   const std::string path = std::string(TAPER_SOURCE_DIR) + "/docs/kernels.md";
   const std::string begin = "<!-- accesses: written by tests/simt_check_access_test.cpp -->\n",
                     end = "<!-- end -->\n";
