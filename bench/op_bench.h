@@ -115,13 +115,20 @@ inline Arguments random_arguments(const Op& op) {
   return result;
 }
 
-/// What `op` wrote to `arguments` is right, or the program ends: there is nothing to time.
-inline void check(const Op& op, const Arguments& arguments) {
+/// What is wrong with what `op` wrote to `arguments`; empty where nothing is.
+inline std::string fault(const Op& op, const Arguments& arguments) {
   Arguments of_host;
   for (const Tensor& tensor : arguments) of_host.push_back(on_host(tensor));
-  if (double error = op.error(of_host); !(error <= 1)) {
-    fmt::print(stderr, "{} is wrong: its error is {} times what is allowed; there is nothing to time\n",
-               op.name, error);
+  const double error = op.error(of_host);
+  if (error <= 1) return {};
+  return fmt::format("{} is wrong: its error is {:.3g} times what is allowed; there is nothing to time",
+                     op.name, error);
+}
+
+/// What `op` wrote to `arguments` is right, or the program ends.
+inline void check(const Op& op, const Arguments& arguments) {
+  if (const std::string wrong = fault(op, arguments); !wrong.empty()) {
+    fmt::print(stderr, "{}\n", wrong);
     std::exit(1);  // SkipWithError would end with 0
   }
 }

@@ -31,6 +31,7 @@ const Measures& task_measures(const std::vector<TaskMetric>& metrics) {
   const auto [place, is_new] = known.try_emplace(metrics);
   if (!is_new) return place->second;
   std::vector<Metric> all;
+  all.reserve(metrics.size());
   for (const TaskMetric metric : metrics) all.push_back(metric_of(metric));
   place->second = {"token", "text", "text", all.front().title + " on the test texts", all};
   return place->second;

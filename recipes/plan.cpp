@@ -96,7 +96,8 @@ void plan_command(const PlanArguments& arguments) {
       const double seconds = many.seconds();
       const double share = many.communication / seconds;
       const double efficiency = one.seconds() / (static_cast<double>(ranks) * seconds);
-      const double epoch = seconds * static_cast<double>(data.train / cost.batch);
+      const int64_t epoch_steps = data.train / cost.batch;
+      const double epoch = seconds * static_cast<double>(epoch_steps);
       const double hours = epoch * static_cast<double>(ranks) / 3600;
       const int64_t held = c.shards / ranks;
       const int64_t memory = cost.memory(c, engine.type, held, std::min(workers, held));

@@ -15,6 +15,7 @@ namespace {
 
 std::vector<int32_t> ids_of(const std::vector<Token>& tokens) {
   std::vector<int32_t> ids;
+  ids.reserve(tokens.size());
   for (const Token& token : tokens) ids.push_back(token.id);
   return ids;
 }

@@ -357,7 +357,8 @@ std::string Run::origin(const Job& job, const Batch& batch) {
     });
     // The first shard's, on whichever rank.
     for (const std::string& found : engine_.ranks.all_gather(own))
-      if (place.empty() && !found.empty()) place = found + " of the " + network + " network";
+      if (place.empty() && !found.empty())
+        place.append(found).append(" of the ").append(network).append(" network");
   };
   if (job.teacher_flops > 0) look("wide", false);
   if (place.empty()) look(job.network, true);
