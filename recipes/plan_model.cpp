@@ -2,7 +2,8 @@
 
 #include <array>
 #include <cmath>
-#include <regex>
+#include <cstdio>
+#include <map>
 
 #include "runtime/error.h"
 
@@ -32,13 +33,17 @@ std::string known_links() {
 Link parse_link(const std::string& text) {
   for (const Link& link : kLinks)
     if (link.name == text) return link;
-  static const std::regex kFigures(R"(([0-9]+\.?[0-9]*)(us|ms):([0-9]+\.?[0-9]*)(MB|GB)/s)");
-  std::smatch match;
-  if (std::regex_match(text, match, kFigures)) {
-    Link link{text, std::stod(match[1]) * (match[2] == "us" ? 1e-6 : 1e-3),
-              std::stod(match[3]) * (match[4] == "GB" ? 1e9 : 1e6)};
-    if (link.bandwidth > 0) return link;
-  }
+  double latency = 0, bandwidth = 0;
+  std::array<char, 3> time{}, size{};
+  int end = 0;
+  std::sscanf(text.c_str(), "%lf%2[a-z]:%lf%2[A-Z]/s%n", &latency, time.data(), &bandwidth, size.data(),
+              &end);
+  static const std::map<std::string, double> kUnits = {{"us", 1e-6}, {"ms", 1e-3}, {"MB", 1e6}, {"GB", 1e9}};
+  const auto second = kUnits.find(time.data()), byte = kUnits.find(size.data());
+  if (!text.empty() && end == static_cast<int>(text.size()) && second != kUnits.end() &&
+      byte != kUnits.end() && latency >= 0 && std::isfinite(latency) && bandwidth > 0 &&
+      std::isfinite(bandwidth))
+    return {text, latency * second->second, bandwidth * byte->second};
   std::string names;
   for (const Link& link : kLinks) names += (names.empty() ? "" : ", ") + link.name;
   throw UserError(

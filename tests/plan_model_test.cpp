@@ -23,7 +23,8 @@ TEST(PlanModel, ReadsLinks) {
   const Link measured = parse_link("1.5ms:250MB/s");
   EXPECT_DOUBLE_EQ(measured.latency, 1.5e-3);
   EXPECT_DOUBLE_EQ(measured.bandwidth, 250e6);
-  for (const char* text : {"", "ib", "30us", "30us:1.2", "-1us:1GB/s", "1us:0GB/s", "1us:nanGB/s", "ib400 "})
+  for (const char* text : {"", "ib", "30us", "30us:1.2", "-1us:1GB/s", "1us:0GB/s", "1us:nanGB/s",
+                           "1us:infGB/s", "1us:1GB/sx", "1GB:1us/s", "1us:1us/s", "ib400 "})
     EXPECT_THROW(parse_link(text), UserError) << text;
   try {
     parse_link("token-ring");
