@@ -81,8 +81,9 @@ nlohmann::ordered_json measure(Communicator& ranks, int64_t largest, int64_t rep
   // Of the model's two terms (recipes/plan_model.h) the smallest sum shows one and the largest the other.
   const double messages = 2 * std::log2(count), latency = rows.front().seconds / messages;
   const double moved = 2 * static_cast<double>(rows.back().bytes) * (count - 1) / count;
-  const double bandwidth = moved / std::max(rows.back().seconds - messages * latency, 1e-9);
-  out["link"] = fmt::format("{:.1f}us:{:.1f}MB/s", 1e6 * latency, 1e-6 * bandwidth);
+  const double moving = rows.back().seconds - messages * latency;
+  out["link"] = moving > 0 ? fmt::format("{:.1f}us:{:.1f}MB/s", 1e6 * latency, 1e-6 * moved / moving)
+                           : "none: the smallest sum took longer than the largest";
   return out;
 }
 

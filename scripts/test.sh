@@ -145,6 +145,8 @@ part_run() {
 # Every benchmark executable, one short round of each benchmark, so that it is known to work; the times mean nothing.
 part_bench() {
   build default build -DTAPER_TESTS=ON -DTAPER_BENCH=ON  # the libraries are those of the unit part
+  build/bench_kernels --benchmark_min_time=0.0001
+  mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 build/bench_ranks --largest 1 --repetitions 1
   printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} env {} --benchmark_min_time=0.001  # env: xargs replaces no command
 }
 
