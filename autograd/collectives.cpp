@@ -77,7 +77,7 @@ void all_reduce(Communicator& ranks, Team& team, ShardSums& sums) {
   std::string own(reinterpret_cast<const char*>(reports.data()), reports.size() * sizeof(int64_t));
   for (const std::string& bytes : ranks.all_gather(own)) {
     std::vector<int64_t> theirs(bytes.size() / sizeof(int64_t));
-    std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
     for (size_t i = 0; i < theirs.size(); i += 2) sums.reports[theirs[i]] += theirs[i + 1];
   }
 }

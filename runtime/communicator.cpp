@@ -36,6 +36,7 @@ std::vector<std::string> Communicator::all_gather(const std::string& own) {
   all_gather(std::as_writable_bytes(std::span(sizes)));
   uint64_t largest = 0;
   for (uint64_t size : sizes) largest = std::max(largest, size);
+  if (largest == 0) return std::vector<std::string>(ranks);
   std::vector<std::byte> blocks(ranks * largest);
   std::memcpy(blocks.data() + rank * largest, own.data(), own.size());
   all_gather(blocks);
