@@ -7,7 +7,7 @@ namespace taper {
 namespace {
 
 // What one task of an addition takes.
-constexpr int64_t kChunk = int64_t{1} << 18;
+constexpr int64_t kRankChunk = int64_t{1} << 18;
 
 int64_t middle(const Range& range) { return range.begin + (range.end - range.begin) / 2; }
 
@@ -35,8 +35,8 @@ Range reduce_scatter(Communicator& ranks, Team& team, Tensor& values) {
       ranks.exchange_tensors(stream, ranks.rank() ^ distance, part(values, theirs), received);
     });
     bool left = (ranks.rank() & distance) == 0;
-    team.run((kept.size() + kChunk - 1) / kChunk, [&](Stream& stream, int64_t i) {
-      Range chunk{i * kChunk, std::min((i + 1) * kChunk, kept.size())};
+    team.run((kept.size() + kRankChunk - 1) / kRankChunk, [&](Stream& stream, int64_t i) {
+      Range chunk{i * kRankChunk, std::min((i + 1) * kRankChunk, kept.size())};
       Tensor own = part(kept, chunk), other = part(received, chunk);
       team.backend().add(stream, own.size(), own.dtype(), left ? own.data() : other.data(),
                          left ? other.data() : own.data(), own.data());

@@ -11,7 +11,7 @@ namespace taper {
 namespace {
 
 // Samples to a task when the wide network is only observed.
-constexpr int64_t kPortion = 32;
+constexpr int64_t kErrorPortion = 32;
 
 }  // namespace
 
@@ -141,12 +141,12 @@ void Imitation::measure_bridges() {
     if (const Parameter* lift = thin_.bridged->lift(target.boundary))
       streams[lift->name].push_back(target.boundary);
   int64_t samples = std::min(configuration_.imitate.bridge_samples, data_.facts().train);
-  int64_t batches = (samples + kPortion - 1) / kPortion;
+  int64_t batches = (samples + kErrorPortion - 1) / kErrorPortion;
   for (auto& [name, boundaries] : streams) {
     Parameter& lift = *thin_.network->store().find(name);
     int64_t wide = lift.shape[0], thin = lift.shape[1];
     std::vector<double> covariance(static_cast<size_t>(wide * wide));
-    std::unique_ptr<Batches> loader = data_.plain_batches(Split::train, kPortion, samples);
+    std::unique_ptr<Batches> loader = data_.plain_batches(Split::train, kErrorPortion, samples);
     for (int64_t batch = 0; batch < batches; ++batch) {
       std::unique_ptr<Batch> portion = loader->next();
       if (portion->skipped == portion->count) continue;
@@ -217,7 +217,7 @@ std::vector<double> Imitation::errors(Targets targets) const {
     }
   };
   std::vector<double> rows =
-      rows_of_batches(engine_, data_, Split::test, kPortion, configuration_.imitate.bridge_samples,
+      rows_of_batches(engine_, data_, Split::test, kErrorPortion, configuration_.imitate.bridge_samples,
                       static_cast<int64_t>(2 * count), fill);
   auto sum = [&](size_t column) {
     std::vector<double> values;

@@ -10,7 +10,7 @@
 namespace taper {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 double number(const Json& json, const char* key) {
   const Json& value = json.at(key);

@@ -18,7 +18,7 @@ namespace taper {
 
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 constexpr int64_t kLargestFile = int64_t{1} << 30;
 

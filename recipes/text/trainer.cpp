@@ -14,7 +14,7 @@ namespace {
 using Characters = std::vector<int32_t>;
 using Words = std::map<Characters, int64_t>;  // in code point order, whatever the order of the text
 
-constexpr size_t kLongestWord = 100;
+constexpr size_t kLongestLearntWord = 100;
 constexpr int64_t kReportEvery = 256;
 
 /// The `most` most frequent characters, in code point order; of equally frequent ones the smaller.
@@ -178,7 +178,7 @@ std::vector<std::string> VocabularyTrainer::train(const Report& report) const {
   Words words;
   for (const auto& [run, count] : runs_) {
     for_each_word(run, options_.lowercase, [&](std::span<const Letter> word) {
-      if (word.size() > kLongestWord) return;
+      if (word.size() > kLongestLearntWord) return;
       Characters characters;
       for (const Letter& letter : word) characters.push_back(letter.code);
       words[characters] += count;

@@ -20,7 +20,7 @@ namespace {
 
 constexpr auto kPatience = std::chrono::seconds(60);
 constexpr auto kGrace = std::chrono::seconds(3);
-constexpr useconds_t kPause = 1000;
+constexpr useconds_t kAttachPause = 1000;
 
 const char* name_of(ncclDataType_t type) {
   constexpr const char* kNames[] = {"int8",   "uint8",   "int32",   "uint32",  "int64",
@@ -108,7 +108,7 @@ void NcclBoard::open(const std::string& name, int rank) {
           "rank {} waits for rank 0 to call ncclCommInitRank for a minute; the simulated NCCL connects ranks "
           "of one machine only",
           rank);
-    usleep(kPause);
+    usleep(kAttachPause);
   }
   auto map = [&](size_t bytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -130,9 +130,10 @@ void NcclBoard::open(const std::string& name, int rank) {
     header_->ready.store(1, std::memory_order_release);
   } else {
     struct stat status {};
-    while (fstat(file, &status) == 0 && status.st_size < static_cast<off_t>(sizeof(Header))) usleep(kPause);
+    while (fstat(file, &status) == 0 && status.st_size < static_cast<off_t>(sizeof(Header)))
+      usleep(kAttachPause);
     header_ = map(sizeof(Header));
-    while (header_->ready.load(std::memory_order_acquire) == 0) usleep(kPause);
+    while (header_->ready.load(std::memory_order_acquire) == 0) usleep(kAttachPause);
     if (header_->ranks != ranks_) {
       const std::string refusal = fmt::format(
           "rank {} calls ncclCommInitRank for {} ranks, but rank 0 for {}", rank, ranks_, header_->ranks);
@@ -179,7 +180,7 @@ void NcclBoard::wait_for_all(const std::string& name, int rank) {
       failure = fmt::format("rank {} waits for rank {} to call ncclCommInitRank for a minute", rank, absent);
       break;
     }
-    usleep(kPause);
+    usleep(kAttachPause);
   }
   // All have it open: the name is needed no more, and would outlive them.
   if (rank == 0) shm_unlink(name.c_str());
