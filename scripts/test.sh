@@ -65,14 +65,16 @@ part_tidy() {
 # give the bits of the fixed one. Left out for their time are TwoWorkersDoNotDisturbEachOther, which repeats cases of other
 # tests 30 times, and under the checker, where they take a minute or more, TileEdges and attention's backward of f32:
 # their barriers are those of Products and of attention's forward, and in bf16 both run.
+repeated=TwoWorkers
+long='TileEdges/sim_f32|Attention.Backward/sim_f32'
 part_check() {
-  local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' repeated=TwoWorkers bits=.cache/op-bits seed=0 copies
+  local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' bits=.cache/op-bits seed=0 copies
   mapfile -t ops < <(basename --suffix=.cpp tests/ops_*_test.cpp)
   mapfile -t simt < <(basename --suffix=.cpp tests/simt_*test.cpp)
   configure check -DTAPER_TESTS=ON
   cmake --build build-check --parallel "$jobs" --target "${ops[@]}" "${simt[@]}"
   ctest --test-dir build-check --parallel "$jobs" --output-on-failure --no-tests=error \
-    --tests-regex "$kernels|^Simt|Ladder" --exclude-regex "$repeated|TileEdges/sim_f32|Attention.Backward/sim_f32"
+    --tests-regex "$kernels|^Simt|Ladder" --exclude-regex "$repeated|$long"
 
   configure default -DTAPER_TESTS=ON
   cmake --build build --parallel "$jobs" --target "${ops[@]}"
@@ -89,10 +91,12 @@ part_check() {
   done
 }
 
-# AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented.
+# AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented. Left out for their
+# time, besides what check leaves out: evaluations of the networks whose training steps run.
 part_sanitize() {
   build asan build-asan
-  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow
+  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
+    --exclude-regex "$repeated|$long|Parity.WithPyTorch/.*_eval"
 }
 
 fuzz() {  # fuzz TARGET
