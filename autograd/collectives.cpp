@@ -1,13 +1,11 @@
 #include "autograd/collectives.h"
 
 #include <cstring>
+#include <utility>
 
 namespace taper {
 
 namespace {
-
-// What one task of an addition takes.
-constexpr int64_t kRankChunk = int64_t{1} << 18;
 
 int64_t middle(const Range& range) { return range.begin + (range.end - range.begin) / 2; }
 
@@ -23,29 +21,22 @@ Tensor part(const Tensor& values, const Range& range) {
 
 }  // namespace
 
-Range reduce_scatter(Communicator& ranks, Team& team, Tensor& values) {
+Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values) {
   Range mine{0, values.size()};
   for (int64_t distance = 1; distance < ranks.ranks(); distance *= 2) {
     Range common = mine;
     mine = half(common, ranks.rank(), distance);
     Range theirs = half(common, ranks.rank() ^ distance, distance);
-    Tensor kept = part(values, mine), received;
-    team.run_one([&](Stream& stream) {
-      received = Tensor(stream, values.dtype(), {kept.size()});
-      ranks.exchange_tensors(stream, ranks.rank() ^ distance, part(values, theirs), received);
-    });
+    Tensor kept = part(values, mine), received(stream, values.dtype(), {mine.size()});
+    ranks.exchange_tensors(stream, ranks.rank() ^ distance, part(values, theirs), received);
     bool left = (ranks.rank() & distance) == 0;
-    team.run((kept.size() + kRankChunk - 1) / kRankChunk, [&](Stream& stream, int64_t i) {
-      Range chunk{i * kRankChunk, std::min((i + 1) * kRankChunk, kept.size())};
-      Tensor own = part(kept, chunk), other = part(received, chunk);
-      team.backend().add(stream, own.size(), own.dtype(), left ? own.data() : other.data(),
-                         left ? other.data() : own.data(), own.data());
-    });
+    backend.add(stream, kept.size(), kept.dtype(), left ? kept.data() : received.data(),
+                left ? received.data() : kept.data(), kept.data());
   }
   return mine;
 }
 
-void all_gather(Communicator& ranks, Team& team, Tensor& values) {
+void all_gather(Communicator& ranks, Stream& stream, Tensor& values) {
   std::vector<Range> commons;
   Range mine{0, values.size()};
   for (int64_t distance = 1; distance < ranks.ranks(); distance *= 2) {
@@ -57,20 +48,17 @@ void all_gather(Communicator& ranks, Team& team, Tensor& values) {
     commons.pop_back();
     const Tensor own = part(values, half(common, ranks.rank(), distance));
     Tensor theirs = part(values, half(common, ranks.rank() ^ distance, distance));
-    team.run_one(
-        [&](Stream& stream) { ranks.exchange_tensors(stream, ranks.rank() ^ distance, own, theirs); });
+    ranks.exchange_tensors(stream, ranks.rank() ^ distance, own, theirs);
   }
 }
 
-void all_reduce(Communicator& ranks, Team& team, Tensor& values) {
-  reduce_scatter(ranks, team, values);
-  all_gather(ranks, team, values);
+void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values) {
+  reduce_scatter(ranks, backend, stream, values);
+  all_gather(ranks, stream, values);
 }
 
-void all_reduce(Communicator& ranks, Team& team, ShardSums& sums) {
-  if (ranks.ranks() == 1) return;
-  for (Tensor* values : {&sums.gradients, &sums.statistics})
-    if (values->defined()) all_reduce(ranks, team, *values);
+void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums) {
+  if (sums.statistics.defined()) all_reduce(ranks, backend, stream, sums.statistics);
   std::vector<int64_t> reports;
   for (const auto& [offset, shards] : sums.reports) reports.insert(reports.end(), {offset, shards});
   sums.reports.clear();
@@ -81,6 +69,26 @@ void all_reduce(Communicator& ranks, Team& team, ShardSums& sums) {
     for (size_t i = 0; i < theirs.size(); i += 2) sums.reports[theirs[i]] += theirs[i + 1];
   }
 }
+
+BucketSums::BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets)
+    : ranks_(ranks),
+      backend_(team.backend()),
+      thread_(team.communication()),
+      buckets_(std::move(buckets)),
+      ready_(buckets_.size()) {}
+
+void BucketSums::ready(int64_t bucket, const Tensor& gradients) {
+  std::lock_guard lock(mutex_);
+  ready_[static_cast<size_t>(bucket)] = part(gradients, buckets_[static_cast<size_t>(bucket)]);
+  while (numbers_.size() < buckets_.size() && ready_[numbers_.size()].defined()) {
+    // The thread may outlive this object, where a shard has failed.
+    numbers_.push_back(
+        thread_.post([&ranks = ranks_, &backend = backend_, values = std::move(ready_[numbers_.size()])](
+                         Stream& stream) mutable { all_reduce(ranks, backend, stream, values); }));
+  }
+}
+
+void BucketSums::wait(int64_t bucket) { thread_.wait(numbers_.at(static_cast<size_t>(bucket))); }
 
 Range shards_of_rank(const Communicator& ranks, int64_t shards) {
   int64_t own = shards / ranks.ranks();

@@ -8,23 +8,42 @@
 
 namespace taper {
 
-/// Elements [begin, end).
-struct Range {
-  int64_t begin = 0, end = 0;
-};
+// All work on the stream's device, behind the work issued to it so far; what comes next on it finds the
+// results.
 
 /// Adds a tensor (a vector; f32 or bf16, on the device) over all ranks, each of which ends up with one part
 /// of the sum in place: what it returns. Recursive halving, nearest rank first, the lower rank on the left of
 /// each addition: log2(ranks) messages, of (ranks - 1) / ranks of the tensor in all, half of it to the
 /// nearest rank. The other parts then hold nothing of use.
-Range reduce_scatter(Communicator& ranks, Team& team, Tensor& values);
+Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values);
 /// Gives every rank the parts that reduce_scatter left on each: the same messages mirrored.
-void all_gather(Communicator& ranks, Team& team, Tensor& values);
+void all_gather(Communicator& ranks, Stream& stream, Tensor& values);
 /// Both: the sum over all ranks, on all of them.
-void all_reduce(Communicator& ranks, Team& team, Tensor& values);
+void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values);
 
-/// Goes on from the sum over a rank's shards to that over all ranks' shards, reports included.
-void all_reduce(Communicator& ranks, Team& team, ShardSums& sums);
+/// Goes on from the sum of a rank's statistics to that over all ranks' shards, reports included.
+void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums);
+
+/// The sums over ranks of a step's gradients, bucket by bucket on the team's communication thread, while
+/// other buckets are still being computed. All ranks have the same buckets and send them in their order,
+/// whichever is ready first; where a bucket ends changes no bit.
+class BucketSums {
+ public:
+  BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets);
+  /// Sums this bucket of `gradients`, in place, once those before it have gone out. Any thread.
+  void ready(int64_t bucket, const Tensor& gradients);
+  /// Returns when the bucket's sum is there; only when all are ready. Throws what failed.
+  void wait(int64_t bucket);
+
+ private:
+  Communicator& ranks_;
+  Backend& backend_;
+  CommunicationThread& thread_;
+  std::vector<Range> buckets_;
+  std::mutex mutex_;
+  std::vector<Tensor> ready_;     // and not sent yet
+  std::vector<int64_t> numbers_;  // of the thread's tasks, one for each bucket that was sent
+};
 
 /// The shards that a rank computes, of all `shards`: an aligned run. `shards` is a multiple of the ranks.
 Range shards_of_rank(const Communicator& ranks, int64_t shards);

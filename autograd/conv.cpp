@@ -193,7 +193,7 @@ Var conv2d(Tape& tape, const Var& x, const Conv& conv) {
   ConvShape shape = conv.shape(x->value);
   bool needs = x->needs_gradient || tape.trains(*conv.filter);
   return tape.record(
-      forward(tape, x->value, *conv.filter, shape), needs,
+      forward(tape, x->value, *conv.filter, shape), needs, {conv.filter},
       [&tape, x, filter = conv.filter, shape](const Tensor& dy) { backward(tape, x, *filter, shape, dy); });
 }
 
@@ -201,7 +201,7 @@ Var batch_norm(Tape& tape, const Var& x, const BatchNorm& norm, const Var& resid
   NormState state{norm_shape(x->value, norm, relu), {}, {}, {}, {}, false};
   Tensor y = norm_forward(tape, x->value, norm, residual, state);
   bool needs = x->needs_gradient || trains(tape, norm) || (residual && residual->needs_gradient);
-  return tape.record(y, needs, [&tape, x, norm, residual, state](const Tensor& dy) {
+  return tape.record(y, needs, {norm.weight, norm.bias}, [&tape, x, norm, residual, state](const Tensor& dy) {
     Tensor dx = tape.empty(x->value.shape());
     norm_backward(tape, norm, state, dy, dx.data(), residual);
     tape.accumulate(x, std::move(dx));
@@ -226,7 +226,7 @@ Var conv_batch_norm(Tape& tape, const Var& x, const Conv& conv, const BatchNorm&
   Tensor z = forward(tape, x->value, *conv.filter, shape);
   NormState state{norm_shape(z, norm, relu), {}, {}, {}, {}, false};
   Tensor y = norm_forward(tape, z, norm, residual, state);
-  return tape.record(y, needs,
+  return tape.record(y, needs, {conv.filter, norm.weight, norm.bias},
                      [&tape, x, filter = conv.filter, shape, norm, residual, state](const Tensor& dy) {
                        Tensor dz = tape.empty(dy.shape());
                        norm_backward(tape, norm, state, dy, dz.data(), residual);

@@ -76,26 +76,30 @@ Var dense(Tape& tape, const Var& x, const Dense& layer, Activation f) {
   tape.backend.matmul(
       tape.stream, {.m = rows, .n = out, .k = in, .transpose_b = true}, tape.type, x->value.data(), w.data(),
       {.bias = b.data(), .activation = f, .pre_activation = saved.data()}, tape.type, y.data());
-  return tape.record(y, needs, [&tape, x, layer, f, w, saved, rows, out, in, sums](const Tensor& gradient) {
-    Tensor dy = gradient;
-    if (saved.defined()) {
-      dy = tape.empty(gradient.shape());
-      tape.backend.activate_backward(tape.stream, f, dy.size(), tape.type, gradient.data(), saved.data(),
-                                     dy.data());
-    }
-    add_gradient(tape, layer.weights, out * in, [&](void* into) {
-      tape.backend.matmul(tape.stream, {.m = out, .n = in, .k = rows, .transpose_a = true}, tape.type,
-                          dy.data(), x->value.data(), {.accumulate = true}, sums, into);
-    });
-    add_gradient(tape, layer.biases, out, [&](void* into) {
-      tape.backend.sum_rows(tape.stream, rows, out, tape.type, dy.data(), into);
-    });
-    if (!x->needs_gradient) return;
-    Tensor dx = tape.empty(x->value.shape());
-    tape.backend.matmul(tape.stream, {.m = rows, .n = in, .k = out}, tape.type, dy.data(), w.data(), {},
-                        tape.type, dx.data());
-    tape.accumulate(x, std::move(dx));
-  });
+  std::vector<const Parameter*> parameters(layer.weights.begin(), layer.weights.end());
+  parameters.insert(parameters.end(), layer.biases.begin(), layer.biases.end());
+  return tape.record(y, needs, std::move(parameters),
+                     [&tape, x, layer, f, w, saved, rows, out, in, sums](const Tensor& gradient) {
+                       Tensor dy = gradient;
+                       if (saved.defined()) {
+                         dy = tape.empty(gradient.shape());
+                         tape.backend.activate_backward(tape.stream, f, dy.size(), tape.type, gradient.data(),
+                                                        saved.data(), dy.data());
+                       }
+                       add_gradient(tape, layer.weights, out * in, [&](void* into) {
+                         tape.backend.matmul(tape.stream, {.m = out, .n = in, .k = rows, .transpose_a = true},
+                                             tape.type, dy.data(), x->value.data(), {.accumulate = true},
+                                             sums, into);
+                       });
+                       add_gradient(tape, layer.biases, out, [&](void* into) {
+                         tape.backend.sum_rows(tape.stream, rows, out, tape.type, dy.data(), into);
+                       });
+                       if (!x->needs_gradient) return;
+                       Tensor dx = tape.empty(x->value.shape());
+                       tape.backend.matmul(tape.stream, {.m = rows, .n = in, .k = out}, tape.type, dy.data(),
+                                           w.data(), {}, tape.type, dx.data());
+                       tape.accumulate(x, std::move(dx));
+                     });
 }
 
 }  // namespace taper

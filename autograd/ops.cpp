@@ -26,23 +26,25 @@ Var linear(Tape& tape, const Var& x, const Parameter& weight, const Parameter* b
                       x->value.data(), w.data(), {.bias = bias ? bias->value().data() : nullptr}, sums,
                       y.data());
   bool needs = x->needs_gradient || tape.trains(weight) || (bias != nullptr && tape.trains(*bias));
-  return tape.record(y, needs, [&tape, x, &weight, bias, w, rows, out, in, sums](const Tensor& gradient) {
-    Tensor dy = gradient;
-    if (tape.type != sums) {
-      dy = tape.empty(gradient.shape());
-      tape.backend.cast(tape.stream, dy.size(), sums, gradient.data(), tape.type, dy.data());
-    }
-    if (tape.trains(weight))
-      tape.backend.matmul(tape.stream, {.m = out, .n = in, .k = rows, .transpose_a = true}, tape.type,
-                          dy.data(), x->value.data(), {.accumulate = true}, sums, tape.gradient(weight));
-    if (bias != nullptr && tape.trains(*bias))
-      tape.backend.sum_rows(tape.stream, rows, out, sums, gradient.data(), tape.gradient(*bias));
-    if (!x->needs_gradient) return;
-    Tensor dx = tape.empty(x->value.shape());
-    tape.backend.matmul(tape.stream, {.m = rows, .n = in, .k = out}, tape.type, dy.data(), w.data(), {},
-                        tape.type, dx.data());
-    tape.accumulate(x, std::move(dx));
-  });
+  return tape.record(
+      y, needs, bias ? std::vector{&weight, bias} : std::vector{&weight},
+      [&tape, x, &weight, bias, w, rows, out, in, sums](const Tensor& gradient) {
+        Tensor dy = gradient;
+        if (tape.type != sums) {
+          dy = tape.empty(gradient.shape());
+          tape.backend.cast(tape.stream, dy.size(), sums, gradient.data(), tape.type, dy.data());
+        }
+        if (tape.trains(weight))
+          tape.backend.matmul(tape.stream, {.m = out, .n = in, .k = rows, .transpose_a = true}, tape.type,
+                              dy.data(), x->value.data(), {.accumulate = true}, sums, tape.gradient(weight));
+        if (bias != nullptr && tape.trains(*bias))
+          tape.backend.sum_rows(tape.stream, rows, out, sums, gradient.data(), tape.gradient(*bias));
+        if (!x->needs_gradient) return;
+        Tensor dx = tape.empty(x->value.shape());
+        tape.backend.matmul(tape.stream, {.m = rows, .n = in, .k = out}, tape.type, dy.data(), w.data(), {},
+                            tape.type, dx.data());
+        tape.accumulate(x, std::move(dx));
+      });
 }
 
 Var bridge(Tape& tape, const Var& x, const Parameter& lower, const Parameter& lift) {
@@ -65,25 +67,27 @@ Var bridge(Tape& tape, const Var& x, const Parameter& lower, const Parameter& li
   tape.backend.matmul(tape.stream, {.m = rows, .n = thin, .k = thin, .transpose_b = true}, tape.type,
                       x->value.data(), product.data(), {}, tape.type, y.data());
   bool needs = x->needs_gradient || tape.trains(lower) || tape.trains(lift);
-  return tape.record(y, needs, [&tape, x, &lower, &lift, product, rows, thin, wide, sums](const Tensor& dy) {
-    Backend& backend = tape.backend;
-    if (tape.trains(lower) || tape.trains(lift)) {
-      Tensor dp(tape.stream, sums, {thin, thin});
-      backend.matmul(tape.stream, {.m = thin, .n = thin, .k = rows, .transpose_a = true}, tape.type,
-                     dy.data(), x->value.data(), {}, sums, dp.data());
-      if (tape.trains(lower))
-        backend.matmul(tape.stream, {.m = thin, .n = wide, .k = thin, .transpose_b = true}, sums, dp.data(),
-                       lift.value().data(), {.accumulate = true}, sums, tape.gradient(lower));
-      if (tape.trains(lift))
-        backend.matmul(tape.stream, {.m = wide, .n = thin, .k = thin, .transpose_a = true}, sums,
-                       lower.value().data(), dp.data(), {.accumulate = true}, sums, tape.gradient(lift));
-    }
-    if (!x->needs_gradient) return;
-    Tensor dx = tape.empty(x->value.shape());
-    backend.matmul(tape.stream, {.m = rows, .n = thin, .k = thin}, tape.type, dy.data(), product.data(), {},
-                   tape.type, dx.data());
-    tape.accumulate(x, std::move(dx));
-  });
+  return tape.record(
+      y, needs, {&lower, &lift},
+      [&tape, x, &lower, &lift, product, rows, thin, wide, sums](const Tensor& dy) {
+        Backend& backend = tape.backend;
+        if (tape.trains(lower) || tape.trains(lift)) {
+          Tensor dp(tape.stream, sums, {thin, thin});
+          backend.matmul(tape.stream, {.m = thin, .n = thin, .k = rows, .transpose_a = true}, tape.type,
+                         dy.data(), x->value.data(), {}, sums, dp.data());
+          if (tape.trains(lower))
+            backend.matmul(tape.stream, {.m = thin, .n = wide, .k = thin, .transpose_b = true}, sums,
+                           dp.data(), lift.value().data(), {.accumulate = true}, sums, tape.gradient(lower));
+          if (tape.trains(lift))
+            backend.matmul(tape.stream, {.m = wide, .n = thin, .k = thin, .transpose_a = true}, sums,
+                           lower.value().data(), dp.data(), {.accumulate = true}, sums, tape.gradient(lift));
+        }
+        if (!x->needs_gradient) return;
+        Tensor dx = tape.empty(x->value.shape());
+        backend.matmul(tape.stream, {.m = rows, .n = thin, .k = thin}, tape.type, dy.data(), product.data(),
+                       {}, tape.type, dx.data());
+        tape.accumulate(x, std::move(dx));
+      });
 }
 
 Var activate(Tape& tape, Activation function, const Var& x) {

@@ -20,21 +20,21 @@ Var layer_norm(Tape& tape, const Var& x, const Var& residual, const LayerNorm& n
                                   y.data(), mean.data(), rstd.data());
   bool needs = x->needs_gradient || (residual && residual->needs_gradient) || tape.trains(*norm.weight) ||
                tape.trains(*norm.bias);
-  return tape.record(
-      y, needs, [&tape, x, residual, norm, sum, mean, rstd, rows, features, sums](const Tensor& dy) {
-        // The kernel computes both; the gradient of what is frozen goes nowhere.
-        bool frozen = !tape.trains(*norm.weight) || !tape.trains(*norm.bias);
-        Tensor unused = frozen ? Tensor::zeros(tape.stream, sums, {2 * features}) : Tensor();
-        void* dgamma = tape.trains(*norm.weight) ? tape.gradient(*norm.weight) : unused.data();
-        void* dbeta =
-            tape.trains(*norm.bias) ? tape.gradient(*norm.bias) : unused.slice(features, features).data();
-        Tensor dx = tape.empty(dy.shape());
-        tape.backend.layer_norm_backward(tape.stream, rows, features, tape.type, dy.data(), sum.data(),
-                                         norm.weight->value().data(), mean.data(), rstd.data(), dx.data(),
-                                         dgamma, dbeta);
-        tape.accumulate(x, dx);
-        if (residual) tape.accumulate(residual, dx);
-      });
+  return tape.record(y, needs, {norm.weight, norm.bias},
+                     [&tape, x, residual, norm, sum, mean, rstd, rows, features, sums](const Tensor& dy) {
+                       // The kernel computes both; the gradient of what is frozen goes nowhere.
+                       bool frozen = !tape.trains(*norm.weight) || !tape.trains(*norm.bias);
+                       Tensor unused = frozen ? Tensor::zeros(tape.stream, sums, {2 * features}) : Tensor();
+                       void* dgamma = tape.trains(*norm.weight) ? tape.gradient(*norm.weight) : unused.data();
+                       void* dbeta = tape.trains(*norm.bias) ? tape.gradient(*norm.bias)
+                                                             : unused.slice(features, features).data();
+                       Tensor dx = tape.empty(dy.shape());
+                       tape.backend.layer_norm_backward(tape.stream, rows, features, tape.type, dy.data(),
+                                                        sum.data(), norm.weight->value().data(), mean.data(),
+                                                        rstd.data(), dx.data(), dgamma, dbeta);
+                       tape.accumulate(x, dx);
+                       if (residual) tape.accumulate(residual, dx);
+                     });
 }
 
 Var embedding(Tape& tape, const Tensor& ids, const Parameter& table) {
@@ -42,10 +42,11 @@ Var embedding(Tape& tape, const Tensor& ids, const Parameter& table) {
   Tensor y = tape.empty({rows, features}), values = rounded(tape, table);
   tape.backend.embedding_forward(tape.stream, rows, features, tape.type, ids.as<int32_t>(), values.data(),
                                  y.data());
-  return tape.record(y, tape.trains(table), [&tape, ids, &table, rows, entries, features](const Tensor& dy) {
-    tape.backend.embedding_backward(tape.stream, rows, features, entries, tape.type, ids.as<int32_t>(),
-                                    dy.data(), tape.gradient(table));
-  });
+  return tape.record(y, tape.trains(table), {&table},
+                     [&tape, ids, &table, rows, entries, features](const Tensor& dy) {
+                       tape.backend.embedding_backward(tape.stream, rows, features, entries, tape.type,
+                                                       ids.as<int32_t>(), dy.data(), tape.gradient(table));
+                     });
 }
 
 Var gather(Tape& tape, const Var& x, const Tensor& rows) {

@@ -103,8 +103,47 @@ void Team::reset_peak() {
   for (const auto& stream : streams_) stream->allocator()->reset_peak();
 }
 
+CommunicationThread& Team::communication() {
+  if (!communication_) communication_ = std::make_unique<CommunicationThread>(backend_);
+  return *communication_;
+}
+
 void Team::trim() {
   for (const auto& stream : streams_) stream->allocator()->trim();
+}
+
+std::vector<Range> gradient_buckets(const ParameterStore& store) {
+  constexpr int64_t kBuckets = 8, kLargest = (int64_t{25} << 20) / int64_t{sizeof(float)};
+  int64_t trained = 0;
+  for (const Parameter& p : store.all())
+    if (p.trainable && !p.is_statistic()) trained += p.size;
+  const int64_t enough = std::min(kLargest, (trained + kBuckets - 1) / kBuckets);
+  std::vector<Range> buckets;
+  bool open = false;
+  for (auto p = store.all().rbegin(); p != store.all().rend(); ++p) {
+    if (p->is_statistic()) continue;
+    if (!p->trainable) {
+      open = false;
+      continue;
+    }
+    if (!open) buckets.push_back({p->offset + p->size, p->offset + p->size});
+    buckets.back().begin = p->offset;
+    open = buckets.back().size() < enough;
+  }
+  return buckets;
+}
+
+ShardTree::ShardTree(Backend& backend, DType type, int64_t shards, int64_t gradients, int64_t statistics,
+                     std::vector<Range> buckets, BucketDone done)
+    : backend_(backend),
+      type_(accumulator(type)),
+      shards_(shards),
+      gradients_(gradients),
+      statistics_(statistics),
+      buckets_(std::move(buckets)),
+      done_(std::move(done)),
+      waiting_buckets_(buckets_.size()) {
+  TAPER_CHECK(shards > 0 && (shards & (shards - 1)) == 0, "{} shards", shards);
 }
 
 ShardSums ShardTree::make(Stream& stream) const {
@@ -124,7 +163,36 @@ void ShardTree::merge_reports(ShardSums& into, const ShardSums& from) {
   for (const auto& [offset, shards] : from.reports) into.reports[offset] += shards;
 }
 
+void ShardTree::finish_bucket(Stream& stream, int64_t index, const ShardSums& sums, int64_t bucket) {
+  const auto number = static_cast<size_t>(bucket);
+  Tensor own = sums.gradients;
+  stream.synchronize();  // another worker's stream may read them from now on
+  for (int64_t level = 0; shards_ >> level > 1; ++level, index /= 2) {
+    Tensor other;
+    {
+      std::lock_guard lock(mutex_);
+      std::map<Place, Tensor>& waiting = waiting_buckets_[number];
+      auto found = waiting.find({level, index ^ 1});
+      if (found == waiting.end()) {
+        waiting[{level, index}] = std::move(own);
+        return;
+      }
+      other = std::move(found->second);
+      waiting.erase(found);
+    }
+    if (index % 2 == 1) std::swap(own, other);  // the even one is the left operand
+    merge(stream, own, other, buckets_[number].begin, buckets_[number].end);
+    stream.synchronize();
+  }
+  {
+    std::lock_guard lock(mutex_);
+    summed_ = own;  // of all buckets the first shard's, which is on the left of every addition
+  }
+  done_(bucket, own);
+}
+
 void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
+  if (!buckets_.empty()) sums.gradients = {};
   int64_t level = 0;
   stream.synchronize();  // another worker's stream may read the sums from now on
   for (; shards_ >> level > 2; ++level, index /= 2) {
@@ -141,7 +209,7 @@ void ShardTree::finish(Stream& stream, int64_t index, ShardSums sums) {
       waiting_.erase(found);
     }
     if (index % 2 == 1) std::swap(sums, other);  // the even one is the left operand
-    merge(stream, sums.gradients, other.gradients, 0, gradients_);
+    merge(stream, sums.gradients, other.gradients, 0, sums.gradients.size());
     merge(stream, sums.statistics, other.statistics, 0, statistics_);
     merge_reports(sums, other);
     stream.synchronize();  // `other` goes back to its stream's cache, and the sums to another worker
@@ -158,14 +226,15 @@ ShardSums ShardTree::total(Team& team) {
   ShardSums left = std::move(waiting_.begin()->second);
   if (shards_ > 1) {
     ShardSums right = std::move(waiting_.rbegin()->second);
-    int64_t chunks = (gradients_ + kChunk - 1) / kChunk;
+    const int64_t gradients = left.gradients.size(), chunks = (gradients + kChunk - 1) / kChunk;
     team.run(chunks + 1, [&](Stream& stream, int64_t i) {
       if (i == chunks) return merge(stream, left.statistics, right.statistics, 0, statistics_);
-      merge(stream, left.gradients, right.gradients, i * kChunk, std::min((i + 1) * kChunk, gradients_));
+      merge(stream, left.gradients, right.gradients, i * kChunk, std::min((i + 1) * kChunk, gradients));
     });
     merge_reports(left, right);
   }
   waiting_.clear();
+  if (!buckets_.empty()) left.gradients = std::move(summed_);
   return left;
 }
 

@@ -72,9 +72,14 @@ class Tape {
     return std::make_shared<Variable>(Variable{std::move(value), {}, false});
   }
 
-  /// The result of an op. `backward` gets the result's gradient and adds to those of the inputs; it is kept
-  /// only if `needs_gradient`, and destroyed, with all it captured, as soon as it has run.
-  Var record(Tensor value, bool needs_gradient, std::function<void(const Tensor& dy)> backward);
+  /// The result of an op. `backward` gets the result's gradient and adds to those of the inputs, and of the
+  /// `parameters` that are trained, to no others; it is kept only if `needs_gradient`, and destroyed, with
+  /// all it captured, as soon as it has run.
+  Var record(Tensor value, bool needs_gradient, std::vector<const Parameter*> parameters,
+             std::function<void(const Tensor& dy)> backward);
+  Var record(Tensor value, bool needs_gradient, std::function<void(const Tensor& dy)> backward) {
+    return record(std::move(value), needs_gradient, {}, std::move(backward));
+  }
   /// A root: `backward` starts a gradient.
   void record_loss(std::function<void()> backward);
   /// variable.gradient += dy (shared, not copied, when it is the first).
@@ -82,9 +87,16 @@ class Tape {
   /// Walks all nodes once in reverse. The tape is empty afterwards.
   void backward();
 
+  /// The trained parameters that nodes still to be walked will add to, by offset, and how many nodes.
+  using Pending = std::map<int64_t, int64_t>;
+  /// Called by backward() at its start and whenever a parameter has left `pending`: its gradient is final, as
+  /// are those that never were in it, once the stream's work so far is done. Empty: nobody wants to know.
+  std::function<void(const Pending& pending)> on_progress;
+
  private:
   struct Node {
-    Var output;  ///< null for a root
+    Var output;                                ///< null for a root
+    std::vector<const Parameter*> parameters;  ///< that `backward` may add to
     std::function<void(const Tensor&)> backward;
   };
   ShardSums* sums_;

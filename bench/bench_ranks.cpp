@@ -29,8 +29,8 @@ void fill(Communicator& ranks, Team& team, Tensor& values) {
 
 void check(Communicator& ranks, Team& team, Tensor& values) {
   fill(ranks, team, values);
-  all_reduce(ranks, team, values);
   team.run_one([&](Stream& stream) {
+    all_reduce(ranks, team.backend(), stream, values);
     const std::vector<float> sums = values.host<float>(stream);
     for (int64_t i = 0; i < values.size(); ++i) {
       float sum = 0;
@@ -48,7 +48,7 @@ double median_seconds(Communicator& ranks, Team& team, Tensor& values, int64_t r
   for (int64_t i = 0; i < repetitions; ++i) {
     ranks.barrier();
     const auto begin = std::chrono::steady_clock::now();
-    all_reduce(ranks, team, values);
+    team.run_one([&](Stream& stream) { all_reduce(ranks, team.backend(), stream, values); });
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   std::ranges::nth_element(seconds, seconds.begin() + repetitions / 2);

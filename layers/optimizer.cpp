@@ -50,24 +50,29 @@ Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& 
   });
 }
 
-double Optimizer::mean_gradient_norm(Team& team, const Tensor& gradients, double count,
-                                     std::string& non_finite) {
-  std::vector<double> squares = sums_of_squares(team, segments_, gradients);
+void Optimizer::measure(Team& team, const Tensor& gradients, const Range& part,
+                        std::vector<double>& squares) const {
+  squares.resize(segments_.size());
+  auto begin = std::ranges::lower_bound(segments_, part.begin, {}, &Segment::offset);
+  auto end = std::ranges::lower_bound(segments_, part.end, {}, &Segment::offset);
+  std::ranges::copy(sums_of_squares(team, {begin, end}, gradients),
+                    squares.begin() + (begin - segments_.begin()));
+}
+
+Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double count, double lr,
+                                   std::vector<double> squares) {
+  if (squares.empty()) measure(team, gradients, {0, gradients.size()}, squares);
+  Outcome outcome;
   double sum = 0;
   for (size_t i = 0; i < squares.size(); ++i) {
     if (!std::isfinite(squares[i])) {
-      non_finite = trained_[i]->name;
-      return squares[i];
+      outcome.gradient_norm = squares[i];
+      outcome.non_finite = trained_[i]->name;
+      return outcome;
     }
     sum += squares[i];
   }
-  return std::sqrt(sum) / count;
-}
-
-Optimizer::Outcome Optimizer::step(Team& team, const Tensor& gradients, double count, double lr) {
-  Outcome outcome;
-  outcome.gradient_norm = mean_gradient_norm(team, gradients, count, outcome.non_finite);
-  if (!outcome.non_finite.empty()) return outcome;
+  outcome.gradient_norm = std::sqrt(sum) / count;
   double scale = 1 / count;
   if (options_.clip_norm > 0) scale *= std::min(1.0, options_.clip_norm / (outcome.gradient_norm + 1e-6));
   ++steps_;

@@ -39,8 +39,14 @@ class Optimizer {
     std::string non_finite;  ///< the first tensor whose gradient holds a NaN or infinity: nothing was changed
   };
   /// `gradients`: the sum over `count` samples, laid out as the store's values. Any number of workers gives
-  /// the same bits.
-  Outcome step(Team& team, const Tensor& gradients, double count, double lr);
+  /// the same bits. It reads the gradients twice: measured first, for the norm and to find what is not
+  /// finite, and only then, since nothing may have changed where something is not, do they move the weights.
+  /// `squares`: what measure() made of all of them; empty: nothing was measured yet.
+  Outcome step(Team& team, const Tensor& gradients, double count, double lr,
+               std::vector<double> squares = {});
+  /// The first of the two passes over a part of the gradients, which holds whole tensors: while others are
+  /// still awaited.
+  void measure(Team& team, const Tensor& gradients, const Range& part, std::vector<double>& squares) const;
   /// Moves the averages towards the weights and statistics as they are now; does nothing without ema_decay.
   void average(Team& team);
 
@@ -53,8 +59,6 @@ class Optimizer {
   void swap_average(Team& team);
 
  private:
-  double mean_gradient_norm(Team& team, const Tensor& gradients, double count, std::string& non_finite);
-
   ParameterStore& store_;
   OptimizerOptions options_;
   DType type_;

@@ -94,7 +94,7 @@ void plan_command(const PlanArguments& arguments) {
       const StepPrediction one = predict_step({1, 1, inside, between}, times, c.shards, workers, bytes);
       const StepPrediction many = predict_step(cluster, times, c.shards, workers, bytes);
       const double seconds = many.seconds();
-      const double share = many.communication / seconds;
+      const double share = many.exposed / seconds;
       const double efficiency = one.seconds() / (static_cast<double>(ranks) * seconds);
       const int64_t epoch_steps = data.train / cost.batch;
       const double epoch = seconds * static_cast<double>(epoch_steps);
@@ -109,6 +109,7 @@ void plan_command(const PlanArguments& arguments) {
                                     {"compute_s", many.compute},
                                     {"update_s", many.update},
                                     {"communication_s", many.communication},
+                                    {"exposed_s", many.exposed},
                                     {"bytes", bytes},
                                     {"efficiency", efficiency},
                                     {"memory_bytes", memory},
@@ -140,7 +141,8 @@ void plan_command(const PlanArguments& arguments) {
   fmt::print(
       "From steps of the thin network timed here just now on {} ({}, {} workers): {} for a round of "
       "shards of {:.3g}\nGFLOPs, {} for the update; and links of {} inside a node of {} ranks and {} "
-      "between nodes. Communication\nhides behind nothing. Evaluations and reading data are not counted.\n",
+      "between nodes. Of communication,\nwhat does not hide behind the last round's backward pass counts. "
+      "Evaluations and reading data do not.\n",
       c.device, c.precision, workers, step_text(measured.round), 1e-9 * step.shard_flops(),
       step_text(measured.update), inside.name, arguments.per_node, between.name);
 }

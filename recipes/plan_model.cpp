@@ -1,5 +1,6 @@
 #include "recipes/plan_model.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -70,9 +71,21 @@ StepPrediction predict_step(const Cluster& cluster, const StepTimes& times, int6
                             int64_t bytes) {
   TAPER_CHECK(cluster.ranks > 0 && shards % cluster.ranks == 0, "{} shards on {} ranks", shards,
               cluster.ranks);
-  return {.compute = static_cast<double>(rounds(shards / cluster.ranks, workers)) * times.round,
-          .update = times.update,
-          .communication = all_reduce_seconds(cluster, bytes)};
+  StepPrediction result{.compute = static_cast<double>(rounds(shards / cluster.ranks, workers)) * times.round,
+                        .update = times.update};
+  if (cluster.ranks == 1) return result;
+  const int64_t largest = std::min(int64_t{25} << 20, (bytes + 7) / 8),
+                buckets = (bytes + largest - 1) / largest;
+  const double each = all_reduce_seconds(cluster, bytes / buckets), backward = times.round * 2 / 3;
+  double end = 0;  // of the last bucket that was sent, counted from the beginning of the last round
+  for (int64_t i = 1; i <= buckets; ++i) {
+    const double ready =
+        times.round - backward + backward * static_cast<double>(i) / static_cast<double>(buckets);
+    end = std::max(end, ready) + each;
+  }
+  result.communication = static_cast<double>(buckets) * each;
+  result.exposed = end - times.round;
+  return result;
 }
 
 }  // namespace taper

@@ -40,12 +40,15 @@ struct StepTimes {
 
 /// Seconds of a step, by what they are spent on.
 struct StepPrediction {
-  double compute = 0, update = 0, communication = 0;
-  double seconds() const { return compute + update + communication; }
+  double compute = 0, update = 0;
+  double communication = 0;  ///< all of it
+  double exposed = 0;        ///< what of it begins or goes on when nothing is left to compute
+  double seconds() const { return compute + update + exposed; }
 };
 
-/// A step whose `shards` are spread over the ranks, each with `workers`; `bytes` are summed over the ranks
-/// after the last shard, so communication hides behind nothing.
+/// A step whose `shards` are spread over the ranks, each with `workers`; `bytes` are summed over the ranks in
+/// buckets (autograd/buckets.h), equal ones here, which become ready one after the other in the backward pass
+/// of the last round: two thirds of it, as its FLOPs are.
 StepPrediction predict_step(const Cluster& cluster, const StepTimes& times, int64_t shards, int64_t workers,
                             int64_t bytes);
 

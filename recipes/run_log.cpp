@@ -209,13 +209,20 @@ void RunLog::train(const TrainEvent& event) {
                {files_->measures.rate(), event.items_per_s},
                {"gflops", event.gflops},
                {"grad_norm", event.grad_norm}});
-  files_->line(json);
   const std::string prefix = tag_prefix(event.stage, event.unit) + "/train/";
-  files_->scalars(event.step, {{prefix + "loss", event.loss},
-                               {prefix + "lr", event.lr},
-                               {prefix + files_->measures.rate(), event.items_per_s},
-                               {prefix + "gflops", event.gflops},
-                               {prefix + "grad_norm", event.grad_norm}});
+  std::vector<Scalar> scalars = {{prefix + "loss", event.loss},
+                                 {prefix + "lr", event.lr},
+                                 {prefix + files_->measures.rate(), event.items_per_s},
+                                 {prefix + "gflops", event.gflops},
+                                 {prefix + "grad_norm", event.grad_norm}};
+  if (event.communication_s > 0) {
+    const double hidden = std::max(0.0, 1 - event.waited_s / event.communication_s);
+    json["communication_s"] = event.communication_s;
+    json["communication_hidden"] = hidden;
+    scalars.push_back({prefix + "communication_hidden", hidden});
+  }
+  files_->line(json);
+  files_->scalars(event.step, scalars);
 }
 
 void RunLog::evaluate(const EvaluateEvent& event) {

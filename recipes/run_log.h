@@ -44,6 +44,9 @@ struct TrainEvent {
   double items_per_s = 0;  ///< logged by what is counted: images_per_s, tokens_per_s
   double gflops = 0;       ///< GFLOP/s, student and teacher
   double grad_norm = 0;
+  /// Of several ranks: seconds of this step spent on communication, and for how many of them this rank did
+  /// nothing else. Logged as communication_s and communication_hidden, the share not waited for.
+  double communication_s = 0, waited_s = 0;
 };
 
 /// event "evaluate": on the test split. `network`: "baseline", "wide" or "thin".

@@ -257,7 +257,9 @@ bool Run::run_unit(Job& job) {
                  .lr = lr,
                  .items_per_s = static_cast<double>(batch->items()) / seconds_per_step,
                  .gflops = samples_per_s * (job.student_flops + job.teacher_flops) * 1e-9,
-                 .grad_norm = outcome.gradient_norm});
+                 .grad_norm = outcome.gradient_norm,
+                 .communication_s = outcome.communication.busy,
+                 .waited_s = outcome.communication.waited});
     auto due = [&](int64_t every) {
       return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
     };

@@ -23,49 +23,90 @@ namespace {
 
 struct Summed {
   ShardSums sums;
-  double loss = 0, terms = 0;
-  int64_t skipped = 0;
+  std::vector<double> losses, terms;  // of each shard
+  std::vector<int64_t> skipped;       // of each rank
+  CommunicationThread::Times communication = {};
 };
 
-// One pass over a batch; with gradients only if `backward`.
-Summed run_shards(const StepContext& c, const Batch& batch, const Objective& objective, bool backward) {
+// What to do with a part of the gradients, summed over all ranks, while others are still under way.
+using Arrived = std::function<void(const Tensor& gradients, const Range& part)>;
+
+// Sums this rank's shards. Their gradients, if there is something to do with them, go to `exchange` bucket by
+// bucket as soon as no shard adds to them any more; or they stay here, where it is null.
+void sum_shards(const StepContext& c, const Batch& batch, const Objective& objective, bool backward,
+                const std::vector<Range>& buckets, BucketSums* exchange, Summed& result) {
   const ParameterStore& store = c.network.store();
   Range own = shards_of_rank(c.ranks, c.shards);
-  ShardTree tree(c.team.backend(), c.type, own.end - own.begin, backward ? store.value_size() : 0,
-                 store.statistic_size());
-  std::vector<double> losses(static_cast<size_t>(c.shards)), terms = losses;
-  c.team.run(own.end - own.begin, [&](Stream& stream, int64_t index) {
+  ShardTree tree(c.team.backend(), c.type, own.size(), backward ? store.value_size() : 0,
+                 store.statistic_size(), buckets,
+                 [&](int64_t bucket, const Tensor& gradients) { exchange->ready(bucket, gradients); });
+  c.team.run(own.size(), [&](Stream& stream, int64_t index) {
     int64_t i = own.begin + index;
     ShardSums sums = tree.make(stream);
+    size_t next = 0;  // bucket to hand in
+    auto hand_in = [&](const Tape::Pending& pending) {
+      for (; next < buckets.size(); ++next) {
+        auto first = pending.lower_bound(buckets[next].begin);
+        if (first != pending.end() && first->first < buckets[next].end) return;
+        tree.finish_bucket(stream, index, sums, static_cast<int64_t>(next));
+      }
+    };
     int64_t begin = i * batch.count / c.shards, end = (i + 1) * batch.count / c.shards;
     if (begin < end) {
       Tape tape(c.team.backend(), stream, c.type, &sums);
       tape.training = true;
       if (ShardInput input = batch.upload(tape, begin, end); input.count > 0) {
         auto [loss, count] = objective(tape, input);
+        if (!buckets.empty()) tape.on_progress = hand_in;
         if (backward) tape.backward();
-        losses[static_cast<size_t>(i)] =
+        result.losses[static_cast<size_t>(i)] =
             loss.dtype() == DType::f64 ? loss.host<double>(stream)[0] : loss.host<float>(stream)[0];
-        terms[static_cast<size_t>(i)] = static_cast<double>(count);
+        result.terms[static_cast<size_t>(i)] = static_cast<double>(count);
       }
     }
+    hand_in({});  // all, of a shard that had nothing to learn from
     tree.finish(stream, index, std::move(sums));
   });
-  Summed result{tree.total(c.team)};
-  all_reduce(c.ranks, c.team, result.sums);
-  std::vector<int64_t> skipped(static_cast<size_t>(c.ranks.ranks()));
-  skipped[static_cast<size_t>(c.ranks.rank())] = batch.skipped;
-  c.ranks.all_gather(std::as_writable_bytes(std::span(losses)));
-  c.ranks.all_gather(std::as_writable_bytes(std::span(terms)));
-  c.ranks.all_gather(std::as_writable_bytes(std::span(skipped)));
-  result.loss = tree_sum(losses);
-  result.terms = tree_sum(terms);
-  for (int64_t count : skipped) result.skipped += count;
-  return result;
+  result.sums = tree.total(c.team);
+}
+
+// One pass over a batch; with gradients only if there is something to do with them. Of one rank, they are all
+// there in the end only: `arrived` is not called.
+Summed run_shards(const StepContext& c, const Batch& batch, const Objective& objective,
+                  const Arrived& arrived) {
+  // Shared with what the communication thread may still be doing where this ends with an exception.
+  auto result = std::make_shared<Summed>();
+  result->losses.resize(static_cast<size_t>(c.shards));
+  result->terms.resize(static_cast<size_t>(c.shards));
+  result->skipped.resize(static_cast<size_t>(c.ranks.ranks()));
+  result->skipped[static_cast<size_t>(c.ranks.rank())] = batch.skipped;
+  if (c.ranks.ranks() == 1) {
+    sum_shards(c, batch, objective, arrived != nullptr, {}, nullptr, *result);
+    return std::move(*result);
+  }
+  std::vector<Range> buckets;
+  if (arrived) buckets = gradient_buckets(c.network.store());
+  BucketSums exchange(c.ranks, c.team, buckets);
+  sum_shards(c, batch, objective, arrived != nullptr, buckets, &exchange, *result);
+  CommunicationThread& thread = c.team.communication();
+  int64_t rest = thread.post([result, &ranks = c.ranks, &backend = c.team.backend()](Stream& stream) {
+    all_reduce_statistics(ranks, backend, stream, result->sums);
+    ranks.all_gather(std::as_writable_bytes(std::span(result->losses)));
+    ranks.all_gather(std::as_writable_bytes(std::span(result->terms)));
+    ranks.all_gather(std::as_writable_bytes(std::span(result->skipped)));
+  });
+  Tensor gradients = result->sums.gradients;
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    exchange.wait(static_cast<int64_t>(i));
+    arrived(gradients, buckets[i]);
+  }
+  thread.wait(rest);
+  result->communication = thread.take_times();
+  return std::move(*result);
 }
 
 std::string non_finite(const StepContext& c, const Summed& summed) {
-  if (!std::isfinite(summed.loss)) return "the loss";
+  if (!std::isfinite(tree_sum(summed.losses))) return "the loss";
   std::string statistic = first_non_finite(c.team, c.network, summed.sums);
   return statistic.empty() ? "" : "the batch's " + statistic;
 }
@@ -75,13 +116,18 @@ std::string non_finite(const StepContext& c, const Summed& summed) {
 StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr) {
   StepOutcome outcome;
-  Summed summed = run_shards(c, batch, objective, true);
-  outcome.skipped = summed.skipped;
-  if (summed.terms == 0) return outcome;
-  outcome.loss = summed.loss / summed.terms;
+  std::vector<double> squares;
+  Summed summed = run_shards(c, batch, objective, [&](const Tensor& gradients, const Range& part) {
+    optimizer.measure(c.team, gradients, part, squares);
+  });
+  const double terms = tree_sum(summed.terms);
+  for (int64_t count : summed.skipped) outcome.skipped += count;
+  outcome.communication = summed.communication;
+  if (terms == 0) return outcome;
+  outcome.loss = tree_sum(summed.losses) / terms;
   outcome.non_finite = non_finite(c, summed);
   if (!outcome.non_finite.empty()) return outcome;
-  Optimizer::Outcome update = optimizer.step(c.team, summed.sums.gradients, summed.terms, lr);
+  Optimizer::Outcome update = optimizer.step(c.team, summed.sums.gradients, terms, lr, std::move(squares));
   outcome.gradient_norm = update.gradient_norm;
   if (!update.non_finite.empty()) {
     outcome.non_finite = "the gradient of " + update.non_finite;
@@ -99,8 +145,8 @@ std::optional<NonFinite> estimate_statistics(const StepContext& c, Batches& batc
   int64_t seen = 0;
   for (int64_t i = 0; i < count; ++i) {
     std::unique_ptr<Batch> batch = batches.next();
-    Summed summed = run_shards(c, *batch, objective, false);
-    if (summed.terms == 0) continue;  // every sample was left out
+    Summed summed = run_shards(c, *batch, objective, nullptr);
+    if (tree_sum(summed.terms) == 0) continue;  // every sample was left out
     if (std::string what = non_finite(c, summed); !what.empty())
       return NonFinite{std::move(what), std::move(batch)};
     update_statistics(c.team, c.network, summed.sums, 1.0 / static_cast<double>(++seen));

@@ -40,6 +40,8 @@ struct StepOutcome {
   double loss = 0;  ///< mean over the batch's terms
   double gradient_norm = 0;
   int64_t skipped = 0;  ///< samples that could not be read, on all ranks
+  /// With other ranks, and how long nothing else was done meanwhile.
+  CommunicationThread::Times communication = {};
   /// What is not finite, named: the loss, a statistic of the batch, or a gradient. Then nothing was changed.
   std::string non_finite;
 };

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on two hosts that are network namespaces of this machine, joined by a link of three speeds: the weights must be those
-# of one process, and a step should take what 'taper plan' predicts. Needs root, iproute2, and build/taper, build/bench_ranks.
+# of one process, and a step should take what 'taper plan' predicts. What of the communication hides behind computing is the
+# run's own figure (communication_hidden in metrics.jsonl, the median). Needs root, iproute2, and build/taper, build/bench_ranks.
 #   scripts/network-check.sh                       at 1 Gbit/s, 300 Mbit/s and 100 Mbit/s
 #   scripts/network-check.sh 2gbit 50mbit          at others
 #   DELAY=2ms scripts/network-check.sh             and with this delay, where the kernel has netem
@@ -62,8 +63,8 @@ train() {  # train OUTPUT [LAUNCHER]: prints the weights' hash
 
 one=$(train one)
 failed=0
-echo '| link | as bench_ranks sees it | bits of one process | ms a step | predicted | error |'
-echo '| --- | --- | --- | ---: | ---: | ---: |'
+echo '| link | as bench_ranks sees it | bits of one process | ms a step | predicted | error | communication | hidden |'
+echo '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |'
 for rate in "${rates[@]}"; do
   for host in "${hosts[@]}"; do
     tc -n "$host" qdisc replace dev veth0 root handle 1: tbf rate "$rate" burst 256kb latency 100ms
@@ -75,12 +76,15 @@ for rate in "${rates[@]}"; do
   [ "$one" = "$two" ] || { same=NO; failed=1; }
   build/taper plan $configuration --ranks 2 --per-node 1 --link "$link" --json "${settings[@]}" >"$work/$rate.json"
   python3 - "$work/$rate" "$rate" "$link" "$same" $batch <<'PYTHON'
-import json, sys
+import json, statistics, sys
 run, rate, link, same, batch = sys.argv[1:]
 steps = [event for event in map(json.loads, open(run + "/metrics.jsonl")) if event["event"] == "train"]
 measured = 1e3 * int(batch) / steps[-1]["images_per_s"]
 predicted = 1e3 * json.load(open(run + ".json"))["predictions"][0]["step_s"]
-print(f"| {rate} | {link} | {same} | {measured:.1f} | {predicted:.1f} | {100 * (predicted / measured - 1):+.0f} % |")
+communication = statistics.median(event["communication_s"] for event in steps)
+hidden = statistics.median(event["communication_hidden"] for event in steps)
+print(f"| {rate} | {link} | {same} | {measured:.1f} | {predicted:.1f} | {100 * (predicted / measured - 1):+.0f} % "
+      f"| {1e3 * communication:.1f} ms | {100 * hidden:.0f} % |")
 PYTHON
 done
 exit $failed

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "autograd/collectives.h"
+#include "runtime/error.h"
 #include "runtime/philox.h"
 #include "runtime/rank_watch.h"
 
@@ -93,12 +94,21 @@ std::vector<float> shard_values(int64_t shard, int64_t size) {
 
 class Collectives : public testing::TestWithParam<DType> {
  protected:
-  // The sum of all shards as `self` holds it in the end, as bytes, and its reports.
+  // The sum of all shards as `self` holds it in the end, as bytes, and its reports. The gradients go in so
+  // many buckets, of unlike sizes, which shards hand in as they come to them: rank 1 and the last shards
+  // late.
   std::pair<std::vector<std::byte>, std::map<int64_t, int64_t>> sum(ThreadRank& self, int64_t shards,
-                                                                    int64_t size) {
+                                                                    int64_t size, int64_t count) {
     Team team(*backend_, 2, 1);
     Range own = shards_of_rank(self, shards);
-    ShardTree tree(*backend_, DType::f32, own.end - own.begin, size, 5);
+    std::vector<Range> buckets;
+    for (int64_t end = size; end > 0 && count > 0; --count) {
+      buckets.push_back({count == 1 ? 0 : end / 3, end});
+      end = buckets.back().begin;
+    }
+    BucketSums exchange(self, team, buckets);
+    ShardTree tree(*backend_, DType::f32, own.size(), size, 5, buckets,
+                   [&](int64_t bucket, const Tensor& gradients) { exchange.ready(bucket, gradients); });
     team.run(own.end - own.begin, [&](Stream& stream, int64_t i) {
       int64_t shard = own.begin + i;
       ShardSums sums = tree.make(stream);
@@ -106,10 +116,17 @@ class Collectives : public testing::TestWithParam<DType> {
       stream.upload(sums.gradients.data(), values.data(), sums.gradients.bytes());
       stream.upload(sums.statistics.data(), values.data() + size, sums.statistics.bytes());
       sums.reports[shard % 3] = 1;
+      for (int64_t bucket = 0; bucket < std::ssize(buckets); ++bucket) {
+        if (self.rank() == 1 || i % 4 == 3) std::this_thread::sleep_for(std::chrono::microseconds(200));
+        tree.finish_bucket(stream, i, sums, bucket);
+      }
       tree.finish(stream, i, std::move(sums));
     });
     ShardSums sums = tree.total(team);
-    all_reduce(self, team, sums);
+    CommunicationThread& thread = team.communication();
+    int64_t rest = thread.post([&](Stream& stream) { all_reduce_statistics(self, *backend_, stream, sums); });
+    for (int64_t bucket = 0; bucket < std::ssize(buckets); ++bucket) exchange.wait(bucket);
+    thread.wait(rest);
     std::vector<std::byte> bytes(static_cast<size_t>((size + 5) * 4));
     team.run_one([&](Stream& stream) {
       stream.download(bytes.data(), sums.gradients.data(), sums.gradients.bytes());
@@ -123,12 +140,27 @@ class Collectives : public testing::TestWithParam<DType> {
 TEST_F(Collectives, AnyNumberOfRanksContinuesTheTreeOfShards) {
   for (int64_t size : {1, 7, 1000, 300'001}) {
     auto expected = std::pair<std::vector<std::byte>, std::map<int64_t, int64_t>>();
-    on_ranks(1, [&](ThreadRank& self) { expected = sum(self, 16, size); });
-    for (int64_t ranks : {2, 4, 8, 16})
-      on_ranks(ranks, [&](ThreadRank& self) {
-        EXPECT_TRUE(sum(self, 16, size) == expected) << size << " values on " << ranks << " ranks";
-      });
+    on_ranks(1, [&](ThreadRank& self) { expected = sum(self, 16, size, 0); });
+    for (int64_t ranks : {1, 2, 4, 8, 16})
+      for (int64_t buckets : {1, 2, 5})
+        on_ranks(ranks, [&](ThreadRank& self) {
+          EXPECT_TRUE(sum(self, 16, size, buckets) == expected)
+              << size << " values on " << ranks << " ranks in " << buckets << " buckets";
+        });
   }
+}
+
+// Of a task that fails, whoever waits for it or for a later one hears; none comes after it.
+TEST_F(Collectives, AFailureOfTheCommunicationThreadComesOut) {
+  Team team(*backend_, 1, 1);
+  CommunicationThread& thread = team.communication();
+  int64_t good = thread.post([](Stream&) {});
+  int64_t bad = thread.post([](Stream&) { throw Failure("the cable is out"); });
+  bool ran = false;
+  int64_t after = thread.post([&](Stream&) { ran = true; });
+  thread.wait(good);
+  for (int64_t task : {bad, after}) EXPECT_THROW(thread.wait(task), Failure);
+  EXPECT_FALSE(ran);
 }
 
 // A vector of one type, reduced and gathered: each rank's part of the sum is the whole one's, and as much is
@@ -150,17 +182,18 @@ TEST_P(Collectives, ScatteredPartsAreThoseOfTheSum) {
       return result;
     };
     team.run_one(fill);
-    Range own = reduce_scatter(self, team, values);
+    Range own;
+    team.run_one([&](Stream& stream) { own = reduce_scatter(self, *backend_, stream, values); });
     EXPECT_EQ(own.end - own.begin, kSize / kRanks);
     EXPECT_EQ(self.sent, static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
     EXPECT_EQ(self.to_neighbour, static_cast<size_t>(values.bytes()) / 2);
     auto part = bytes(values.slice(own.begin, own.end - own.begin));
-    all_gather(self, team, values);
+    team.run_one([&](Stream& stream) { all_gather(self, stream, values); });
     EXPECT_EQ(self.sent, 2 * static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
     Tensor whole = values;
     EXPECT_EQ(bytes(whole.slice(own.begin, own.end - own.begin)), part);
     team.run_one(fill);
-    all_reduce(self, team, values);
+    team.run_one([&](Stream& stream) { all_reduce(self, *backend_, stream, values); });
     EXPECT_EQ(bytes(values), bytes(whole));
     // All ranks have the same.
     auto own_bytes = bytes(values);

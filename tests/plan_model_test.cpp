@@ -85,12 +85,32 @@ TEST(PlanModel, StepsAreRoundsOfShards) {
     return predict_step({ranks, 1, slow, slow}, times, 8, workers, 40);
   };
   EXPECT_DOUBLE_EQ(step(1, 3).seconds(), 3 * 5 + 2);
-  // Messages of 20 and 10 bytes, there and back.
-  EXPECT_DOUBLE_EQ(step(4, 2).communication, 2 * (1 + 2) + 2 * (1 + 1));
+  EXPECT_DOUBLE_EQ(step(1, 3).communication, 0);
   EXPECT_DOUBLE_EQ(step(4, 2).compute, 5);
   EXPECT_DOUBLE_EQ(step(8, 2).compute, 5);  // a worker waits
   EXPECT_THROW(step(3, 1), Failure);
   EXPECT_THROW(step(16, 1), Failure);
+}
+
+TEST(PlanModel, CommunicationHidesBehindBackward) {
+  const StepTimes times{.round = 6, .update = 2};
+  auto step = [&](const Link& link, int64_t bytes) {
+    return predict_step({4, 1, link, link}, times, 8, 2, bytes);
+  };
+  // 8 buckets of 40 bytes: messages of 20 and 10 bytes each, there and back. A bucket is ready every half
+  // second from 2.5 s on, and takes longer than that, so each waits for the one before.
+  const StepPrediction slow = step({"slow", 1, 10}, 320);
+  const double each = 2 * (1 + 2.0) + 2 * (1 + 1.0);
+  EXPECT_DOUBLE_EQ(slow.communication, 8 * each);
+  EXPECT_DOUBLE_EQ(slow.exposed, 2.5 + 8 * each - 6);
+  EXPECT_DOUBLE_EQ(slow.seconds(), 6 + 2 + slow.exposed);
+  // Where a bucket is through before the next is ready, the last one alone shows.
+  const StepPrediction fast = step({"fast", 0.01, 1000}, 320);
+  EXPECT_NEAR(fast.exposed, fast.communication / 8, 1e-12);
+  // A bucket has 25 MiB at most.
+  const int64_t mebibyte = int64_t{1} << 20;
+  EXPECT_NEAR(step({"fast", 0, 1e12}, 1000 * mebibyte).exposed,
+              2 * (12.5 + 6.25) * static_cast<double>(mebibyte) / 1e12, 1e-12);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <mutex>
@@ -105,6 +106,58 @@ TEST_F(Shards, SumToTheSameBitsWithAnyNumberOfWorkers) {
     for (int workers : {1, 2, 3})
       EXPECT_EQ(with_team(workers, shards), expected) << shards << ", " << workers;
   }
+}
+
+// What backward says is final is so, and it says so long before its end: the last layers first.
+TEST_F(Shards, BackwardTellsWhichGradientsAreFinal) {
+  const ParameterStore& store = network_->store();
+  network_->store().find("layer1.0.conv1.weight")->trainable = false;
+  int64_t trained = 0;
+  for (const Parameter& p : store.all()) trained += p.trainable ? 1 : 0;
+  std::unique_ptr<Stream> stream = backend_->make_stream(1);
+  ShardSums sums = tree(1).make(*stream);
+  std::vector<std::pair<Tape::Pending, std::vector<float>>> calls;
+  Tape tape(*backend_, *stream, DType::f32, &sums);
+  tape.training = true;
+  tape.on_progress = [&](const Tape::Pending& pending) {
+    calls.emplace_back(pending, sums.gradients.host<float>(*stream));
+  };
+  Tensor images = Tensor::from<float>(*stream, {kImages, kSize, kSize, 3}, std::span(std::as_const(images_)));
+  Tensor labels = Tensor::from<int32_t>(*stream, {kImages}, std::span(std::as_const(labels_)));
+  cross_entropy(tape, network_->forward(tape, tape.constant(images)), labels, 0);
+  tape.backward();
+  std::vector<float> last = sums.gradients.host<float>(*stream);
+  EXPECT_EQ(std::ssize(calls.front().first), trained);
+  EXPECT_TRUE(calls.back().first.empty());
+  EXPECT_GT(calls.size(), 5u) << "a call for each convolution with its norm, and for the linear layer";
+  for (size_t i = 1; i < calls.size(); ++i) {
+    const auto& [pending, gradients] = calls[i];
+    EXPECT_LT(pending.size(), calls[i - 1].first.size());
+    for (const Parameter& p : store.all()) {
+      if (!p.trainable || pending.contains(p.offset)) continue;
+      EXPECT_TRUE(
+          std::equal(last.begin() + p.offset, last.begin() + p.offset + p.size, gradients.begin() + p.offset))
+          << p.name << " after call " << i;
+    }
+  }
+  EXPECT_FALSE(calls[1].first.contains(store.all().back().offset)) << "the linear layer is done first";
+}
+
+TEST_F(Shards, BucketsHoldWhatIsTrainedOnceFromTheLastTensorOn) {
+  ParameterStore& store = network_->store();
+  store.find("layer2.0.conv1.weight")->trainable = false;
+  std::vector<Range> buckets = gradient_buckets(store);
+  EXPECT_GT(buckets.size(), 4u);
+  for (size_t i = 1; i < buckets.size(); ++i) EXPECT_LE(buckets[i].end, buckets[i - 1].begin);
+  for (const Parameter& p : store.all()) {
+    if (p.is_statistic()) continue;
+    auto holds = [&](const Range& r) { return r.begin <= p.offset && p.offset + p.size <= r.end; };
+    auto touches = [&](const Range& r) { return r.begin < p.offset + p.size && p.offset < r.end; };
+    EXPECT_EQ(std::ranges::count_if(buckets, holds), p.trainable ? 1 : 0) << p.name;
+    EXPECT_EQ(std::ranges::count_if(buckets, touches), p.trainable ? 1 : 0) << p.name;
+  }
+  for (Parameter& p : store.all()) p.trainable = false;
+  EXPECT_TRUE(gradient_buckets(store).empty());
 }
 
 // Shards are part of what is computed (batch norm sees one at a time), workers are not.

@@ -109,10 +109,10 @@ TEST_P(NcclRanks, SumsAreThoseThroughTheHostAndTheHostHasNoPartInThem) {
           by_host = values_of(*backend, stream, GetParam(), number, size);
           by_nccl = values_of(*backend, stream, GetParam(), number, size);
         });
-        all_reduce(host, team, by_host);
+        team.run_one([&](Stream& stream) { all_reduce(host, *backend, stream, by_host); });
         const size_t received = host.received;
         const size_t waits = host.waits().size();
-        all_reduce(*connected, team, by_nccl);
+        team.run_one([&](Stream& stream) { all_reduce(*connected, *backend, stream, by_nccl); });
         if (host.received != received) return "the host has received something";
         if (bytes_of(team, by_nccl) != bytes_of(team, by_host)) return "the sums differ";
         // Every transfer, of both phases, is noted, and its end.
@@ -137,9 +137,10 @@ TEST(NcclRanksErrors, AMismatchEndsBothAndNamesBoth) {
     std::unique_ptr<Backend> backend = make_backend("sim", {.place = host.place()});
     std::unique_ptr<Communicator> connected = backend->connect(host);
     Team team(*backend, 1, 1);
-    Tensor values;
-    team.run_one([&](Stream& stream) { values = Tensor::zeros(stream, DType::f32, {100 + number}); });
-    all_reduce(*connected, team, values);
+    team.run_one([&](Stream& stream) {
+      Tensor values = Tensor::zeros(stream, DType::f32, {100 + number});
+      all_reduce(*connected, *backend, stream, values);
+    });
     return "no error";
   };
   EXPECT_THAT(on_ranks(2, body), Each(AllOf(HasSubstr("rank 0"), HasSubstr("rank 1"), HasSubstr("float32"))));

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -74,6 +75,7 @@ class NcclCommunicator final : public Communicator {
   void finish() override { host_.finish(); }
 
  private:
+  void note_when_reached(cudaStream_t queue, int64_t partner);
   void watch();
   // To be called with mutex_ held. What comes out of an aborted transfer looks like any other values, so
   // nothing may go on after it.
@@ -119,7 +121,7 @@ void NcclCommunicator::exchange_tensors(Stream& stream, int64_t partner, const T
                                         Tensor& receive) {
   const cudaStream_t queue = cuda_stream(stream).handle();
   const int peer = static_cast<int>(partner);
-  note_wait(partner);
+  note_when_reached(queue, partner);
   {
     std::lock_guard lock(mutex_);
     require_sound();
@@ -130,8 +132,24 @@ void NcclCommunicator::exchange_tensors(Stream& stream, int64_t partner, const T
                         comm_, queue));
     TAPER_NCCL(ncclGroupEnd());
   }
+  note_when_reached(queue, -1);
+}
+
+// Several transfers may be queued, and the stream waits for one of them at a time.
+void NcclCommunicator::note_when_reached(cudaStream_t queue, int64_t partner) {
+  struct Note {
+    NcclCommunicator* self;
+    int64_t partner;
+  };
+  auto note = std::make_unique<Note>(Note{this, partner});
   TAPER_CUDA(cudaLaunchHostFunc(
-      queue, [](void* self) { static_cast<NcclCommunicator*>(self)->note_wait(-1); }, this));
+      queue,
+      [](void* data) {
+        const std::unique_ptr<Note> reached(static_cast<Note*>(data));
+        reached->self->note_wait(reached->partner);
+      },
+      note.get()));
+  note.release();
 }
 
 void NcclCommunicator::watch() {
