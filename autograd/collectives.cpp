@@ -7,26 +7,17 @@ namespace taper {
 
 namespace {
 
-int64_t middle(const Range& range) { return range.begin + (range.end - range.begin) / 2; }
-
-// The half that the rank keeps when it and the rank that differs in `distance` halve what they have in
-// common.
-Range half(const Range& common, int64_t rank, int64_t distance) {
-  return (rank & distance) == 0 ? Range{common.begin, middle(common)} : Range{middle(common), common.end};
-}
-
-Tensor part(const Tensor& values, const Range& range) {
-  return values.slice(range.begin, range.end - range.begin);
-}
+Tensor part(const Tensor& values, const Range& range) { return values.slice(range.begin, range.size()); }
 
 }  // namespace
 
-Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values) {
-  Range mine{0, values.size()};
+Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values,
+                     const Range& range, const Division& division) {
+  Range mine = range;
   for (int64_t distance = 1; distance < ranks.ranks(); distance *= 2) {
     Range common = mine;
-    mine = half(common, ranks.rank(), distance);
-    Range theirs = half(common, ranks.rank() ^ distance, distance);
+    mine = division.half(common, ranks.rank(), distance);
+    Range theirs = division.half(common, ranks.rank() ^ distance, distance);
     Tensor kept = part(values, mine), received(stream, values.dtype(), {mine.size()});
     ranks.exchange_tensors(stream, ranks.rank() ^ distance, part(values, theirs), received);
     bool left = (ranks.rank() & distance) == 0;
@@ -36,25 +27,27 @@ Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tens
   return mine;
 }
 
-void all_gather(Communicator& ranks, Stream& stream, Tensor& values) {
+void all_gather(Communicator& ranks, Stream& stream, Tensor& values, const Range& range,
+                const Division& division) {
   std::vector<Range> commons;
-  Range mine{0, values.size()};
+  Range mine = range;
   for (int64_t distance = 1; distance < ranks.ranks(); distance *= 2) {
     commons.push_back(mine);
-    mine = half(mine, ranks.rank(), distance);
+    mine = division.half(mine, ranks.rank(), distance);
   }
   for (int64_t distance = ranks.ranks() / 2; distance > 0; distance /= 2) {
     const Range common = commons.back();
     commons.pop_back();
-    const Tensor own = part(values, half(common, ranks.rank(), distance));
-    Tensor theirs = part(values, half(common, ranks.rank() ^ distance, distance));
+    const Tensor own = part(values, division.half(common, ranks.rank(), distance));
+    Tensor theirs = part(values, division.half(common, ranks.rank() ^ distance, distance));
     ranks.exchange_tensors(stream, ranks.rank() ^ distance, own, theirs);
   }
 }
 
 void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values) {
-  reduce_scatter(ranks, backend, stream, values);
-  all_gather(ranks, stream, values);
+  const Range whole{0, values.size()};
+  reduce_scatter(ranks, backend, stream, values, whole);
+  all_gather(ranks, stream, values, whole);
 }
 
 void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums) {
@@ -70,25 +63,34 @@ void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream
   }
 }
 
-BucketSums::BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets)
+BucketSums::BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets,
+                       std::shared_ptr<const Division> division)
     : ranks_(ranks),
       backend_(team.backend()),
       thread_(team.communication()),
       buckets_(std::move(buckets)),
+      division_(std::move(division)),
       ready_(buckets_.size()) {}
 
 void BucketSums::ready(int64_t bucket, const Tensor& gradients) {
   std::lock_guard lock(mutex_);
-  ready_[static_cast<size_t>(bucket)] = part(gradients, buckets_[static_cast<size_t>(bucket)]);
+  ready_[static_cast<size_t>(bucket)] = gradients;
   while (numbers_.size() < buckets_.size() && ready_[numbers_.size()].defined()) {
     // The thread may outlive this object, where a shard has failed.
-    numbers_.push_back(
-        thread_.post([&ranks = ranks_, &backend = backend_, values = std::move(ready_[numbers_.size()])](
-                         Stream& stream) mutable { all_reduce(ranks, backend, stream, values); }));
+    numbers_.push_back(thread_.post([&ranks = ranks_, &backend = backend_, division = division_,
+                                     range = buckets_[numbers_.size()],
+                                     values = std::move(ready_[numbers_.size()])](Stream& stream) mutable {
+      reduce_scatter(ranks, backend, stream, values, range, division ? *division : Division());
+      if (!division) all_gather(ranks, stream, values, range);
+    }));
   }
 }
 
-void BucketSums::wait(int64_t bucket) { thread_.wait(numbers_.at(static_cast<size_t>(bucket))); }
+Range BucketSums::wait(int64_t bucket) {
+  const auto number = static_cast<size_t>(bucket);
+  thread_.wait(numbers_.at(number));
+  return division_ ? division_->part(buckets_[number], ranks_.rank(), ranks_.ranks()) : buckets_[number];
+}
 
 Range shards_of_rank(const Communicator& ranks, int64_t shards) {
   int64_t own = shards / ranks.ranks();

@@ -8,17 +8,19 @@
 
 namespace taper {
 
-// All work on the stream's device, behind the work issued to it so far; what comes next on it finds the
-// results.
+// What these issue to the stream comes behind the work issued to it so far; what comes next on it finds the
+// results. They return before it is done, where the ranks' devices are connected (NCCL).
 
-/// Adds a tensor (a vector; f32 or bf16, on the device) over all ranks, each of which ends up with one part
-/// of the sum in place: what it returns. Recursive halving, nearest rank first, the lower rank on the left of
-/// each addition: log2(ranks) messages, of (ranks - 1) / ranks of the tensor in all, half of it to the
-/// nearest rank. The other parts then hold nothing of use.
-Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values);
-/// Gives every rank the parts that reduce_scatter left on each: the same messages mirrored.
-void all_gather(Communicator& ranks, Stream& stream, Tensor& values);
-/// Both: the sum over all ranks, on all of them.
+/// Adds a range of a tensor (a vector; f32 or bf16, on the device) over all ranks, each of which ends up with
+/// one part of the sum in place, by `division`: what it returns. Recursive halving, nearest rank first, the
+/// lower rank on the left of each addition: log2(ranks) messages, which cut in the middle are (ranks - 1) /
+/// ranks of the range in all, half of it to the nearest rank. The other parts then hold nothing of use.
+Range reduce_scatter(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values,
+                     const Range& range, const Division& division = {});
+/// Gives every rank the parts of the range that each of them has: the same messages mirrored.
+void all_gather(Communicator& ranks, Stream& stream, Tensor& values, const Range& range,
+                const Division& division = {});
+/// Both: the sum of a whole tensor over all ranks, on all of them.
 void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values);
 
 /// Goes on from the sum of a rank's statistics to that over all ranks' shards, reports included.
@@ -29,17 +31,21 @@ void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream
 /// whichever is ready first; where a bucket ends changes no bit.
 class BucketSums {
  public:
-  BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets);
+  /// With a `division`, each rank gets its own part of each sum only.
+  BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets,
+             std::shared_ptr<const Division> division = nullptr);
   /// Sums this bucket of `gradients`, in place, once those before it have gone out. Any thread.
   void ready(int64_t bucket, const Tensor& gradients);
-  /// Returns when the bucket's sum is there; only when all are ready. Throws what failed.
-  void wait(int64_t bucket);
+  /// Returns when the bucket's sum is there; only when all are ready. Throws what failed. What this rank has
+  /// of it: all, or its part.
+  Range wait(int64_t bucket);
 
  private:
   Communicator& ranks_;
   Backend& backend_;
   CommunicationThread& thread_;
   std::vector<Range> buckets_;
+  std::shared_ptr<const Division> division_;
   std::mutex mutex_;
   std::vector<Tensor> ready_;     // and not sent yet
   std::vector<int64_t> numbers_;  // of the thread's tasks, one for each bucket that was sent

@@ -112,27 +112,6 @@ void Team::trim() {
   for (const auto& stream : streams_) stream->allocator()->trim();
 }
 
-std::vector<Range> gradient_buckets(const ParameterStore& store) {
-  constexpr int64_t kBuckets = 8, kLargest = (int64_t{25} << 20) / int64_t{sizeof(float)};
-  int64_t trained = 0;
-  for (const Parameter& p : store.all())
-    if (p.trainable && !p.is_statistic()) trained += p.size;
-  const int64_t enough = std::min(kLargest, (trained + kBuckets - 1) / kBuckets);
-  std::vector<Range> buckets;
-  bool open = false;
-  for (auto p = store.all().rbegin(); p != store.all().rend(); ++p) {
-    if (p->is_statistic()) continue;
-    if (!p->trainable) {
-      open = false;
-      continue;
-    }
-    if (!open) buckets.push_back({p->offset + p->size, p->offset + p->size});
-    buckets.back().begin = p->offset;
-    open = buckets.back().size() < enough;
-  }
-  return buckets;
-}
-
 ShardTree::ShardTree(Backend& backend, DType type, int64_t shards, int64_t gradients, int64_t statistics,
                      std::vector<Range> buckets, BucketDone done)
     : backend_(backend),

@@ -15,16 +15,11 @@
 #include <thread>
 #include <vector>
 
+#include "autograd/buckets.h"
 #include "autograd/communication_thread.h"
 #include "autograd/tape.h"
 
 namespace taper {
-
-/// Elements [begin, end).
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
 
 /// Threads, each with a stream of its own that lives as long as the team.
 class Team {
@@ -69,12 +64,6 @@ class Team {
   std::unique_ptr<CommunicationThread> communication_;
   std::vector<std::thread> threads_;  // last: they use all of the above
 };
-
-/// What is trained in a store's flat buffer of values, cut at tensors into an order in which backward about
-/// finishes it: from the last tensor to the first. A bucket is closed by what is not trained, and where it
-/// has reached an eighth of what is trained, or 25 MiB: so there is something to send early, and a large
-/// network's messages are as long as they need be.
-std::vector<Range> gradient_buckets(const ParameterStore& store);
 
 /// Sums the shards of one step: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)), whoever finishes first. A pair is
 /// merged as soon as both halves are there, so that about log2(shards) + workers buffers are alive; the last

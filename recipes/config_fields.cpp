@@ -260,6 +260,9 @@ Section describe(Configuration& c) {
         "differ when a run "
         "is resumed.",
         {1, 1 << 20}},
+       {"shard_optimizer", &c.shard_optimizer,
+        "Of several ranks: each keeps its own part of the optimizer's state (ZeRO stage 1), which needs less "
+        "memory and changes no bit. May differ when a run is resumed."},
        {"stages",
         &c.stages,
         "The stages to run, in order.",

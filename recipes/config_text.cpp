@@ -82,6 +82,7 @@ std::string write_configuration(const Configuration& configuration) {
 bool same_run(const Configuration& a, const Configuration& b) {
   Configuration same = a;
   same.rank_timeout = b.rank_timeout;
+  same.shard_optimizer = b.shard_optimizer;
   return same == b;
 }
 

@@ -52,10 +52,12 @@ int64_t StageCost::memory(const Configuration& c, DType type, int64_t held, int6
   const StageOptions& options = c.stage(stage);
   int64_t element = size_of(type);
   int64_t gradients = std::min<int64_t>(held, workers + std::bit_width(static_cast<uint64_t>(held)) - 1);
-  int64_t moments = (options.optimizer == "sgd" ? 1 : 2) + (options.ema_decay > 0 ? 1 : 0);
+  int64_t moments = options.optimizer == "sgd" ? 1 : 2, averages = options.ema_decay > 0 ? 1 : 0;
   int64_t shard = (options.batch_size + c.shards - 1) / c.shards;
-  return own.parameters * (4 * (1 + gradients + moments) + 2 * element) +
-         own.activation_elements * element * shard * workers + inference;
+  const int64_t ranks = c.shard_optimizer ? c.shards / held : 1;
+  return own.parameters * (4 * (1 + gradients + averages) + 2 * element) +
+         own.parameters * 4 * moments / ranks + own.activation_elements * element * shard * workers +
+         inference;
 }
 
 StageCost stage_cost(const Configuration& c, const std::string& name, const DataFacts& data, Engine& engine,

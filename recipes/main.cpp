@@ -58,6 +58,12 @@ int run(int argc, char** argv) {
   train_app->add_option("--providers-from", train.providers_from,
                         "take over what auto chose in this run (its providers.json) instead of timing");
 
+  bool shard_optimizer = false;
+  train_app->add_flag(
+      "--shard-optimizer", shard_optimizer,
+      "of several ranks, each keeps its own part of the optimizer's state (ZeRO stage 1): less "
+      "memory, the same bits; the same as --set shard_optimizer=true");
+
   std::filesystem::path path, output;
   bool json = false, best = false;
   CLI::App* evaluate_app = app.add_subcommand(
@@ -249,6 +255,7 @@ int run(int argc, char** argv) {
     for (const auto& [key, value] :
          {std::pair{"device", device}, {"matmul", matmul}, {"convolution", convolution}})
       if (!value.empty()) train.overrides.push_back(key + ("=" + value));
+    if (shard_optimizer) train.overrides.emplace_back("shard_optimizer=true");
     for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);
     taper::train_command(train);
   } else if (*evaluate_app) {

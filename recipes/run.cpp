@@ -55,7 +55,9 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
 
 std::string run_identity(const Configuration& configuration) {
   Configuration same = configuration;
-  same.rank_timeout = Configuration().rank_timeout;  // may change: see same_run()
+  // May change: see same_run().
+  same.rank_timeout = Configuration().rank_timeout;
+  same.shard_optimizer = Configuration().shard_optimizer;
   return fmt::format("{:016x}", hash(write_configuration(same)));
 }
 
@@ -119,23 +121,24 @@ std::map<std::string, std::string> Run::metadata() {
   return result;
 }
 
-HostTensors Run::optimizer_state() const {
+// On the first rank; the others hand in what they have of it.
+HostTensors Run::optimizer_state() {
   HostTensors result;
   if (!optimizer_) return result;
-  engine_.team->run_one([&](Stream& stream) {
-    for (const NamedTensor& named : optimizer_->state()) {
-      std::vector<std::byte>& bytes = result.contents.emplace_back(static_cast<size_t>(named.tensor.bytes()));
-      stream.download(bytes.data(), named.tensor.data(), named.tensor.bytes());
-      result.tensors.push_back(
-          {"optimizer." + named.name, named.tensor.dtype(), named.tensor.shape(), bytes});
-    }
+  optimizer_->save(*engine_.team, [&](const std::string& name, const Tensor& tensor) {
+    if (!engine_.ranks.first()) return;
+    std::vector<std::byte>& bytes = result.contents.emplace_back(static_cast<size_t>(tensor.bytes()));
+    engine_.team->run_one(
+        [&](Stream& stream) { stream.download(bytes.data(), tensor.data(), tensor.bytes()); });
+    result.tensors.push_back({"optimizer." + name, tensor.dtype(), tensor.shape(), bytes});
   });
   return result;
 }
 
 void Run::save() {
+  HostTensors state = optimizer_state();
   if (!engine_.ranks.first()) return;
-  HostTensors weights = models_.save(), state = optimizer_state();
+  HostTensors weights = models_.save();
   write_providers(directory_, engine_.choices->all());
   checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
 }

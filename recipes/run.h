@@ -75,7 +75,7 @@ class Run {
   void restore(const Checkpoint& checkpoint);
   void save();
   void save_best(const std::string& network, const Evaluation& evaluation);
-  HostTensors optimizer_state() const;
+  HostTensors optimizer_state();
   std::map<std::string, std::string> metadata();
   void finish();
   const std::string& stage() const { return configuration_.stages[static_cast<size_t>(position_.stage)]; }

@@ -215,19 +215,17 @@ bool Run::run_unit(Job& job) {
     estimate(job, "before");
     errors_before_ = imitation_->errors(job.targets);
   }
-  optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer);
+  optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer,
+                                           configuration_.shard_optimizer ? &engine_.ranks : nullptr);
   if (restored_) {
-    if (position_.step > 0) {
-      engine_.team->run_one([&](Stream& stream) {
-        for (NamedTensor& named : optimizer_->state()) {
-          const TensorBytes& saved = restored_->state.tensor("optimizer." + named.name);
-          TAPER_CHECK(saved.dtype == named.tensor.dtype() && saved.shape == named.tensor.shape(), "{} in {}",
-                      saved.name, restored_->name);
-          stream.upload(named.tensor.data(), saved.bytes.data(), named.tensor.bytes());
-        }
-      });
-      optimizer_->set_steps(std::stoll(restored_->metadata.at("optimizer.steps")));
-    }
+    if (position_.step > 0)
+      optimizer_->restore(*engine_.team, std::stoll(restored_->metadata.at("optimizer.steps")),
+                          [&](const std::string& name, const Tensor& like) {
+                            const TensorBytes& saved = restored_->state.tensor("optimizer." + name);
+                            TAPER_CHECK(saved.dtype == like.dtype() && saved.shape == like.shape(),
+                                        "{} in {}", saved.name, restored_->name);
+                            return saved.bytes;
+                          });
     restored_.reset();
   }
   std::unique_ptr<Batches> batches =

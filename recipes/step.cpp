@@ -25,10 +25,10 @@ struct Summed {
   ShardSums sums;
   std::vector<double> losses, terms;  // of each shard
   std::vector<int64_t> skipped;       // of each rank
-  CommunicationThread::Times communication = {};
 };
 
-// What to do with a part of the gradients, summed over all ranks, while others are still under way.
+// What to do with a part of the gradients, summed over all ranks, while others are still under way. Each rank
+// has all of them, or with a division its own.
 using Arrived = std::function<void(const Tensor& gradients, const Range& part)>;
 
 // Sums this rank's shards. Their gradients, if there is something to do with them, go to `exchange` bucket by
@@ -73,7 +73,7 @@ void sum_shards(const StepContext& c, const Batch& batch, const Objective& objec
 // One pass over a batch; with gradients only if there is something to do with them. Of one rank, they are all
 // there in the end only: `arrived` is not called.
 Summed run_shards(const StepContext& c, const Batch& batch, const Objective& objective,
-                  const Arrived& arrived) {
+                  const Arrived& arrived, const std::shared_ptr<const Division>& division = nullptr) {
   // Shared with what the communication thread may still be doing where this ends with an exception.
   auto result = std::make_shared<Summed>();
   result->losses.resize(static_cast<size_t>(c.shards));
@@ -86,7 +86,7 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
   }
   std::vector<Range> buckets;
   if (arrived) buckets = gradient_buckets(c.network.store());
-  BucketSums exchange(c.ranks, c.team, buckets);
+  BucketSums exchange(c.ranks, c.team, buckets, division);
   sum_shards(c, batch, objective, arrived != nullptr, buckets, &exchange, *result);
   CommunicationThread& thread = c.team.communication();
   int64_t rest = thread.post([result, &ranks = c.ranks, &backend = c.team.backend()](Stream& stream) {
@@ -97,11 +97,9 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
   });
   Tensor gradients = result->sums.gradients;
   for (size_t i = 0; i < buckets.size(); ++i) {
-    exchange.wait(static_cast<int64_t>(i));
-    arrived(gradients, buckets[i]);
+    arrived(gradients, exchange.wait(static_cast<int64_t>(i)));
   }
   thread.wait(rest);
-  result->communication = thread.take_times();
   return std::move(*result);
 }
 
@@ -116,18 +114,21 @@ std::string non_finite(const StepContext& c, const Summed& summed) {
 StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr) {
   StepOutcome outcome;
+  const bool alone = c.ranks.ranks() == 1;
+  if (!alone) c.team.communication().take_times();  // of what was done between steps
   std::vector<double> squares;
-  Summed summed = run_shards(c, batch, objective, [&](const Tensor& gradients, const Range& part) {
+  auto measure = [&](const Tensor& gradients, const Range& part) {
     optimizer.measure(c.team, gradients, part, squares);
-  });
+  };
+  Summed summed = run_shards(c, batch, objective, measure, optimizer.division());
   const double terms = tree_sum(summed.terms);
   for (int64_t count : summed.skipped) outcome.skipped += count;
-  outcome.communication = summed.communication;
   if (terms == 0) return outcome;
   outcome.loss = tree_sum(summed.losses) / terms;
   outcome.non_finite = non_finite(c, summed);
   if (!outcome.non_finite.empty()) return outcome;
   Optimizer::Outcome update = optimizer.step(c.team, summed.sums.gradients, terms, lr, std::move(squares));
+  if (!alone) outcome.communication = c.team.communication().take_times();
   outcome.gradient_norm = update.gradient_norm;
   if (!update.non_finite.empty()) {
     outcome.non_finite = "the gradient of " + update.non_finite;

@@ -6,69 +6,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <condition_variable>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <thread>
 
 #include "autograd/collectives.h"
 #include "runtime/error.h"
 #include "runtime/philox.h"
 #include "runtime/rank_watch.h"
+#include "tests/rank_threads.h"
 
 namespace taper {
 namespace {
 
 using testing::HasSubstr;
-
-// What ranks of one process lay down for each other.
-struct Mailboxes {
-  std::mutex mutex;
-  std::condition_variable arrived;
-  std::map<std::pair<int64_t, int64_t>, std::vector<std::vector<std::byte>>> letters;  // by (from, to)
-};
-
-class ThreadRank final : public Communicator {
- public:
-  ThreadRank(int64_t rank, int64_t ranks, Mailboxes& mail)
-      : Communicator({.rank = rank, .ranks = ranks}), mail_(mail) {}
-  void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) override {
-    std::unique_lock lock(mail_.mutex);
-    mail_.letters[{rank(), partner}].emplace_back(send.begin(), send.end());
-    mail_.arrived.notify_all();
-    auto& box = mail_.letters[{partner, rank()}];
-    mail_.arrived.wait(lock, [&] { return !box.empty(); });
-    ASSERT_EQ(box.front().size(), receive.size());
-    std::copy(box.front().begin(), box.front().end(), receive.begin());
-    box.erase(box.begin());
-    sent += send.size();
-    to_neighbour += (partner ^ rank()) == 1 ? send.size() : 0;
-  }
-  void note(const std::string&) override {}
-  void note_wait(int64_t) override {}
-  void set_timeout(double) override {}
-  [[noreturn]] void fail(const std::string& message, int exit_code) override {
-    throw Error(message, exit_code);
-  }
-  void finish() override {}
-
-  size_t sent = 0, to_neighbour = 0;
-
- private:
-  Mailboxes& mail_;
-};
-
-// Runs body(rank) on every one of them at once.
-void on_ranks(int64_t ranks, const std::function<void(ThreadRank&)>& body) {
-  Mailboxes mail;
-  std::vector<std::jthread> threads;
-  for (int64_t rank = 0; rank < ranks; ++rank)
-    threads.emplace_back([&, rank] {
-      ThreadRank communicator(rank, ranks, mail);
-      body(communicator);
-    });
-}
 
 TEST(Communicator, GathersWhatEachGivesInTheOrderOfRanks) {
   for (int64_t ranks : {1, 2, 4, 8})
@@ -141,12 +92,11 @@ TEST_F(Collectives, AnyNumberOfRanksContinuesTheTreeOfShards) {
   for (int64_t size : {1, 7, 1000, 300'001}) {
     auto expected = std::pair<std::vector<std::byte>, std::map<int64_t, int64_t>>();
     on_ranks(1, [&](ThreadRank& self) { expected = sum(self, 16, size, 0); });
-    for (int64_t ranks : {1, 2, 4, 8, 16})
-      for (int64_t buckets : {1, 2, 5})
-        on_ranks(ranks, [&](ThreadRank& self) {
-          EXPECT_TRUE(sum(self, 16, size, buckets) == expected)
-              << size << " values on " << ranks << " ranks in " << buckets << " buckets";
-        });
+    for (auto [ranks, buckets] : {std::pair<int64_t, int64_t>{1, 3}, {2, 5}, {4, 1}, {8, 2}, {16, 4}})
+      on_ranks(ranks, [&, ranks = ranks, buckets = buckets](ThreadRank& self) {
+        EXPECT_TRUE(sum(self, 16, size, buckets) == expected)
+            << size << " values on " << ranks << " ranks in " << buckets << " buckets";
+      });
   }
 }
 
@@ -183,12 +133,12 @@ TEST_P(Collectives, ScatteredPartsAreThoseOfTheSum) {
     };
     team.run_one(fill);
     Range own;
-    team.run_one([&](Stream& stream) { own = reduce_scatter(self, *backend_, stream, values); });
+    team.run_one([&](Stream& stream) { own = reduce_scatter(self, *backend_, stream, values, {0, kSize}); });
     EXPECT_EQ(own.end - own.begin, kSize / kRanks);
     EXPECT_EQ(self.sent, static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
     EXPECT_EQ(self.to_neighbour, static_cast<size_t>(values.bytes()) / 2);
     auto part = bytes(values.slice(own.begin, own.end - own.begin));
-    team.run_one([&](Stream& stream) { all_gather(self, stream, values); });
+    team.run_one([&](Stream& stream) { all_gather(self, stream, values, {0, kSize}); });
     EXPECT_EQ(self.sent, 2 * static_cast<size_t>(values.bytes()) * (kRanks - 1) / kRanks);
     Tensor whole = values;
     EXPECT_EQ(bytes(whole.slice(own.begin, own.end - own.begin)), part);

@@ -135,6 +135,40 @@ TEST_F(RanksTest, AnyNumberOfRanksGivesTheSameBytes) {
   }
 }
 
+// Every saved state, in the middle of a stage too, and whoever goes on from it.
+TEST_F(RanksTest, AShardedOptimizerGivesTheSameBytes) {
+  for (const std::string precision : {"f32", "bf16"}) {
+    std::vector<std::string> how = {
+        "precision=" + precision,   "shards=4",
+        "checkpoint.keep_last=100", "stages=[\"baseline\", \"wide\", \"match\", \"finetune\"]",
+        "baseline.optimizer=adamw", "baseline.lr=0.001",
+        "wide.ema_decay=0.9",       "finetune.optimizer=lamb"};
+    for (const std::string stage : {"baseline", "wide", "match", "finetune"})
+      for (const char* setting : {".clip_norm=1", ".steps=4", ".checkpoint_every=2", ".evaluate_every=4"})
+        how.push_back(stage + setting);
+    fs::path one = folder_ / (precision + "-1");
+    ASSERT_EQ(run(train(one, settings(how))).code, 0);
+    auto sharded = [&](bool resume) {
+      std::vector<std::string> arguments = settings(how, resume);
+      arguments.emplace_back("--shard-optimizer");
+      return arguments;
+    };
+    fs::path two = folder_ / (precision + "-2");
+    Result result = run_ranks(2, train(two, sharded(false)));
+    ASSERT_EQ(result.code, 0) << result.text;
+    EXPECT_TRUE(saved(two) == saved(one)) << precision;
+    if (precision == "bf16") continue;
+    // A state that four ranks have saved in parts; then one has it whole, and two again in parts.
+    fs::path changed = folder_ / (precision + "-changed");
+    auto total = std::ssize(events(one));
+    ASSERT_EQ(interrupt_rank(4, 1, total / 4, SIGTERM, changed, sharded(false)).code, 0);
+    ASSERT_EQ(interrupt_rank(1, 0, total / 2, SIGTERM, changed, settings(how, true)).code, 0);
+    ASSERT_EQ(run_ranks(2, train(changed, sharded(true))).code, 0);
+    std::map<std::string, std::string> files = saved(changed);
+    for (const auto& [name, content] : saved(one)) EXPECT_TRUE(files[name] == content) << name;
+  }
+}
+
 class BertRanksTest : public RanksTest {
  protected:
   std::vector<std::string> configuration() const override {
