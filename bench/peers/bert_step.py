@@ -9,29 +9,33 @@ SIZES = {  # bench_step.cpp has the same
     "bert-mini": dict(vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024),
     "bert-base": dict(),
 }
-TOKENS = 128
-MASKED = 19  # 15 % of them
 
 
-def title(network, batch):
-    return f"{network} masked-LM training step, batch {batch} of {TOKENS} tokens, {MASKED} masked, AdamW"
+def masked_of(tokens):
+    return tokens * 15 // 100
+
+
+def title(arguments):
+    batch = f"batch {arguments.batch} of {arguments.tokens} tokens, {masked_of(arguments.tokens)} masked"
+    return f"{arguments.network} masked-LM training step, {batch}, AdamW"
 
 
 def make_model(network):
     return transformers.BertForMaskedLM(transformers.BertConfig(**SIZES[network]))
 
 
-def make_inputs(network, weights_path, data_path, batch, seed=0):
+def make_inputs(arguments, weights_path, data_path, seed=0):
     """Writes transformers' initial weights, and `words` [batch, tokens], `places` and `labels` [batch, masked], int64."""
     torch.manual_seed(seed)
-    model = make_model(network)
+    model = make_model(arguments.network)
+    batch, tokens = arguments.batch, arguments.tokens
     tied = "cls.predictions.decoder."
     weights = {name: value.contiguous().numpy() for name, value in model.state_dict().items() if not name.startswith(tied)}
     save_file(weights, weights_path)
     random = np.random.default_rng(seed)
-    words = random.integers(0, model.config.vocab_size, (batch, TOKENS))
-    places = np.stack([np.sort(random.permutation(TOKENS)[:MASKED]) for _ in range(batch)])
-    save_file({"words": words, "places": places, "labels": random.integers(0, model.config.vocab_size, (batch, MASKED))}, data_path)
+    words = random.integers(0, model.config.vocab_size, (batch, tokens))
+    places = np.stack([np.sort(random.permutation(tokens)[: masked_of(tokens)]) for _ in range(batch)])
+    save_file({"words": words, "places": places, "labels": random.integers(0, model.config.vocab_size, places.shape)}, data_path)
 
 
 def load(network, weights_path, data_path):
@@ -42,7 +46,8 @@ def load(network, weights_path, data_path):
     model.tie_weights()
     data = {name: torch.from_numpy(value) for name, value in load_file(data_path).items()}
     # Logits of the masked tokens alone, as Taper makes them: all of them would be several times the work.
-    rows = (torch.arange(len(data["words"]))[:, None] * TOKENS + data["places"]).reshape(-1)
+    count, tokens = data["words"].shape
+    rows = (torch.arange(count)[:, None] * tokens + data["places"]).reshape(-1)
 
     def forward(words, rows):
         hidden = model.bert(words)[0]

@@ -101,6 +101,7 @@ def main():
     parser.add_argument("--taper", default="build-bench/bench_step", help="Taper's side (default: %(default)s)")
     parser.add_argument("--precision", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=128, help="of a BERT's sequence, 7 at least (default: 128)")
     parser.add_argument("--shards", type=int, default=2, help="sub-batches that Taper's step is cut into (default: 2)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each form in a round (default: 3)")
@@ -112,13 +113,13 @@ def main():
     results = []
     with tempfile.TemporaryDirectory() as folder:
         inputs = (os.path.join(folder, "weights.safetensors"), os.path.join(folder, "data.safetensors"))
-        network.make_inputs(arguments.network, *inputs, arguments.batch)
+        network.make_inputs(arguments, *inputs)
         for precision in arguments.precision:
             results.append(compare(arguments, precision, inputs))
     if arguments.json:
         print(json.dumps({"network": arguments.network, "batch": arguments.batch, "shards": arguments.shards, "results": results}, indent=1))
         return
-    print(f"{network.title(arguments.network, arguments.batch)}, {peer_step.THREADS} threads;")
+    print(f"{network.title(arguments)}, {peer_step.THREADS} threads;")
     print(f"Taper: {arguments.shards} shards. Samples per second, medians of {arguments.rounds * arguments.steps} steps:")
     print(f"{'':6}{'Taper':>9}{'eager':>9}{'compile':>9}   Taper / PyTorch's best")
     for result in results:

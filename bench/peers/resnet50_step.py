@@ -5,18 +5,18 @@ import torch
 import torchvision
 from safetensors.numpy import load_file, save_file
 
-def title(network, batch):
-    return f"{network} training step, batch {batch} of 224x224, SGD with momentum"
+def title(arguments):
+    return f"{arguments.network} training step, batch {arguments.batch} of 224x224, SGD with momentum"
 
 
-def make_inputs(network, weights_path, images_path, batch, size=224, seed=0):
+def make_inputs(arguments, weights_path, images_path, size=224, seed=0):
     """Writes torchvision's initial weights, and `images` [batch, size, size, 3] f32 with `labels` [batch] int64."""
     torch.manual_seed(seed)
     model = torchvision.models.resnet50()
     save_file({name: value.numpy() for name, value in model.state_dict().items()}, weights_path)
     random = np.random.default_rng(seed)
-    images = random.standard_normal((batch, size, size, 3), dtype=np.float32)
-    save_file({"images": images, "labels": random.integers(0, 1000, batch)}, images_path)
+    images = random.standard_normal((arguments.batch, size, size, 3), dtype=np.float32)
+    save_file({"images": images, "labels": random.integers(0, 1000, arguments.batch)}, images_path)
 
 
 def load(weights_path, images_path):
