@@ -50,6 +50,22 @@ TEST_F(BertRunTest, AnyNumberOfWorkersGivesTheSameBytes) {
   for (size_t i = 1; i < results.size(); ++i) EXPECT_NE(results[i], results[0]);
 }
 
+// As long as BERT's positions allow, packed with shorter ones: each file's last sequence is what is left
+// over.
+TEST_F(BertRunTest, ReadsSequencesOf512Tokens) {
+  std::vector<std::string> results;
+  for (const int workers : {1, 2}) {
+    const fs::path output = folder_ / std::to_string(workers);
+    Result result = run(train(output, {"--set", "data.sequence_length=512", "--set",
+                                       "network.max_position_embeddings=512", "--set", "data.test_share=0.4",
+                                       "--set", "baseline.batch_size=4", "--set", "stages=[\"baseline\"]"}),
+                        workers);
+    ASSERT_EQ(result.code, 0) << result.text;
+    results.push_back(weights(output));
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
 TEST_F(BertRunTest, KilledAtRandomMomentsItEndsWithTheSameBytes) {
   ASSERT_EQ(run(train(folder_ / "whole")).code, 0);
   const auto expected = events(folder_ / "whole");
