@@ -1,9 +1,11 @@
 // Whole training steps for bench/peers: given weights and a batch, prints the first losses of every shard's
-// sub-batch (before any update, without dropout) and the seconds of each step.
+// sub-batch (before any update, without dropout) and the seconds of each step, by the wall's clock and the
+// processor's.
 
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "layers/bert_weights.h"
@@ -121,7 +123,7 @@ int run(int argc, char** argv) {
     return ShardLoss{cross_entropy(tape, model->forward(tape, input.input), input.labels, 0),
                      input.labels.size()};
   };
-  std::vector<double> losses(static_cast<size_t>(engine.shards)), seconds;
+  std::vector<double> losses(static_cast<size_t>(engine.shards)), seconds, cpu_seconds;
   engine.team->run(engine.shards, [&](Stream& stream, int64_t i) {
     Tape tape(*engine.backend, stream, engine.type);
     tape.training = !bert;  // a batch's own statistics, but no dropout
@@ -136,14 +138,17 @@ int run(int argc, char** argv) {
                        .weight_decay = bert ? 0.01 : 0});
   for (int64_t i = 0; i < steps; ++i) {
     auto begin = std::chrono::steady_clock::now();
+    const std::clock_t used = std::clock();  // by all threads
     train_step(where, *batch, objective, optimizer, 1e-3);
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    cpu_seconds.push_back(static_cast<double>(std::clock() - used) / CLOCKS_PER_SEC);
   }
   if (json) {
-    fmt::print(
-        "{}\n",
-        nlohmann::json{{"loss", losses}, {"seconds", seconds}, {"peak_bytes", engine.team->memory().peak}}
-            .dump());
+    fmt::print("{}\n", nlohmann::json{{"loss", losses},
+                                      {"seconds", seconds},
+                                      {"cpu_seconds", cpu_seconds},
+                                      {"peak_bytes", engine.team->memory().peak}}
+                           .dump());
   } else {
     fmt::print("loss of each shard {}, seconds of each step {:.3f}\n", fmt::join(losses, ", "),
                fmt::join(seconds, ", "));

@@ -3,6 +3,9 @@
 First, untimed: Taper's loss must equal PyTorch's on the same sub-batches, or there is nothing to compare. Then rounds: in
 each, every form makes a few steps, one form after the other, so that a machine that slows down slows all of them. The
 timed peer uses the whole batch; Taper cuts it into shards.
+
+On a machine that has other work, threads that wait for each other lose more than threads that do not, so wall time speaks against
+PyTorch there. `--threads 1 --clock cpu` compares what the processor has to do, which other work disturbs least.
 """
 
 import argparse
@@ -53,8 +56,9 @@ def check_loss(arguments, precision, inputs):
 class Peer:
     """One form of PyTorch's step in a process of its own, warmed up and waiting."""
 
-    def __init__(self, network, form, precision, inputs):
-        command = [sys.executable, str(HERE / "peer_step.py"), "--network", network, "--form", form]
+    def __init__(self, arguments, form, precision, inputs):
+        command = [sys.executable, str(HERE / "peer_step.py"), "--network", arguments.network, "--form", form]
+        command += ["--threads", str(arguments.threads), "--clock", arguments.clock]
         command += ["--precision", precision, "--weights", inputs[0], "--data", inputs[1]]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -72,19 +76,20 @@ class Peer:
 
 def compare(arguments, precision, inputs):
     losses = check_loss(arguments, precision, inputs)
-    seconds = {name: [] for name in ["taper"] + FORMS}
-    peers = {form: Peer(arguments.network, form, precision, inputs) for form in FORMS}
+    clock = {"wall": "seconds", "cpu": "cpu_seconds"}[arguments.clock]
+    seconds = {name: [] for name in ["taper"] + arguments.forms}
+    peers = {form: Peer(arguments, form, precision, inputs) for form in arguments.forms}
     for peer in peers.values():
         peer.steps(2)  # compiles, and fills PyTorch's caches
     for _ in range(arguments.rounds):
         # Taper's process is new in every round: its first step, which builds primitives, is its warm-up.
-        seconds["taper"] += run_taper(arguments, precision, 1 + arguments.steps, inputs)["seconds"][1:]
+        seconds["taper"] += run_taper(arguments, precision, 1 + arguments.steps, inputs)[clock][1:]
         for form, peer in peers.items():
             seconds[form] += peer.steps(arguments.steps)
     for peer in peers.values():
         peer.close()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    best = min(FORMS, key=medians.get)
+    best = min(arguments.forms, key=medians.get)
     return {
         "precision": precision,
         "losses": losses,
@@ -100,15 +105,24 @@ def main():
     parser.add_argument("--network", choices=peer_step.NETWORKS, default="resnet50")
     parser.add_argument("--taper", default="build-bench/bench_step", help="Taper's side (default: %(default)s)")
     parser.add_argument("--precision", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="of PyTorch (default: both)")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=128, help="of a BERT's sequence, 7 at least (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="of a BERT's sequence, 7 to 512 (default: 128)")
     parser.add_argument("--shards", type=int, default=2, help="sub-batches that Taper's step is cut into (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads, and cores, of each (default: 2)")
+    parser.add_argument("--clock", choices=list(peer_step.CLOCKS), default="wall", help="what times a step (default: wall)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each form in a round (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
 
-    torch.set_num_threads(peer_step.THREADS)
+    if not 7 <= arguments.tokens <= 512:
+        parser.error(f"--tokens {arguments.tokens}: a BERT has 512 positions, and of fewer than 7 tokens none is masked")
+    cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
+    if len(cores) < arguments.threads:
+        parser.error(f"--threads {arguments.threads}, but there are {len(cores)} cores")
+    os.sched_setaffinity(0, cores)  # Taper has as many workers as it has cores
+    torch.set_num_threads(arguments.threads)
     network = peer_step.module_of(arguments.network)
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -117,14 +131,17 @@ def main():
         for precision in arguments.precision:
             results.append(compare(arguments, precision, inputs))
     if arguments.json:
-        print(json.dumps({"network": arguments.network, "batch": arguments.batch, "shards": arguments.shards, "results": results}, indent=1))
+        facts = {key: vars(arguments)[key] for key in ["network", "batch", "tokens", "shards", "threads", "clock"]}
+        print(json.dumps(facts | {"results": results}, indent=1))
         return
-    print(f"{network.title(arguments)}, {peer_step.THREADS} threads;")
-    print(f"Taper: {arguments.shards} shards. Samples per second, medians of {arguments.rounds * arguments.steps} steps:")
-    print(f"{'':6}{'Taper':>9}{'eager':>9}{'compile':>9}   Taper / PyTorch's best")
+    print(f"{network.title(arguments)}, {arguments.threads} threads;")
+    second = {"wall": "second", "cpu": "second of the processor"}[arguments.clock]
+    print(f"Taper: {arguments.shards} shards. Samples per {second}, medians of {arguments.rounds * arguments.steps} steps:")
+    names = ["taper"] + arguments.forms
+    print(f"{'':6}" + "".join(f"{name:>9}" for name in names) + "   Taper / PyTorch's best")
     for result in results:
         rates = result["samples_per_second"]
-        print(f"{result['precision']:6}" + "".join(f"{rates[name]:9.2f}" for name in ["taper"] + FORMS)
+        print(f"{result['precision']:6}" + "".join(f"{rates[name]:9.2f}" for name in names)
               + f"   {result['ratio']:.2f} ({result['best_peer']})")
 
 
