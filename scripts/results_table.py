@@ -57,9 +57,51 @@ def print_gains(by_arm):
     print()
 
 
-def main():
+TEXT_ARMS = {  # the arm's name: its run, and the network in it
+    "thin, from scratch": ("scratch", "baseline"),
+    "thin, masked words": ("direct", "baseline"),
+    "thin, output KL only": ("match", "thin"),
+    "thin, three stages": ("stages", "thin"),
+    "wide": ("wide", "wide"),
+}
+
+
+def task_accuracies(family, task, arm, network):
+    """Test accuracy in percent by seed, of the seeds that are finished; seed 0 lies in the pre-training run itself."""
+    runs = [family / "seeds" / str(seed) / task / arm for seed in range(len(list((family / "seeds").iterdir())))]
+    if arm != "scratch":
+        runs[0] = family / arm / "tasks" / task / network
+    return [100 * event["accuracy"] for run in runs for event in networks(run).values()]
+
+
+def print_text(family):
+    """What each arm guesses of masked words, and what its encoder then learns; differences are taken seed by seed."""
+    tasks = sorted(folder.name for folder in (family / "direct" / "tasks").iterdir() if folder.is_dir())
+    teacher = networks(family / "wide")["wide"]["training_flops"]
+    stages = [event for log in family.rglob("metrics.jsonl") for event in events(log.parent) if event["event"] == "stage" and event["state"] == "end"]
+    seconds = sum(event["seconds"] for event in stages if event["stage"] != "task")  # whose runs have logs of their own
+    print(f"**{family.name}**, trained in {seconds / 60:.0f} minutes\n")
+    print("| network | perplexity | masked words % | parameters | GFLOPs / sequence | pre-training PFLOPs | teacher PFLOPs |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, (arm, network) in TEXT_ARMS.items():
+        if arm == "scratch":
+            continue
+        event = networks(family / arm)[network]
+        cost = event["teacher_flops"] + (teacher if network == "thin" else 0)
+        print(f"| {name} | {event['perplexity']:.1f} | {100 * event['accuracy']:.1f} | {event['parameters']:,} | {event['flops'] / 1e9:.2f} "
+              f"| {event['training_flops'] / 1e15:.4f} | {cost / 1e15:.4f} |")
+    results = {name: [task_accuracies(family, task, *arm) for task in tasks] for name, arm in TEXT_ARMS.items()}
+    print(f"\n| network, {len(results['wide'][0])} seeds | {' | '.join(f'{task} %' for task in tasks)} |")
+    print(f"| --- |{' ---: |' * len(tasks)}")
+    for name, values in results.items():
+        print(f"| {name} | {' | '.join(f'{statistics.mean(seeds):.1f} ± {statistics.stdev(seeds):.1f}' for seeds in values)} |")
+    for task, direct, stages in zip(tasks, results["thin, masked words"], results["thin, three stages"]):
+        print(f"\n{task}: three stages above masked words alone, seed by seed: {', '.join(f'{b - a:+.1f}' for a, b in zip(direct, stages))}")
+
+
+def print_images(families):
     everything = {}
-    for family in map(pathlib.Path, sys.argv[1:]):
+    for family in families:
         seeds = [rows for folder in sorted(family.iterdir()) if (rows := arms(folder))]
         if not seeds:
             sys.exit(f"results_table: {family} holds no seed of which every arm is finished")
@@ -75,9 +117,16 @@ def main():
         print_gains(gains(seeds))
         for arm, values in gains(seeds).items():
             everything.setdefault(arm, []).extend(values)
-    if len(sys.argv) > 2:
+    if len(families) > 1:
         print("**these families together**")
         print_gains(everything)
+
+
+def main():
+    families = list(map(pathlib.Path, sys.argv[1:]))
+    print_images([family for family in families if family.name != "bert"])
+    if text := [family for family in families if family.name == "bert"]:
+        print_text(text[0])
 
 
 if __name__ == "__main__":
