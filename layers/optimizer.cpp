@@ -40,6 +40,7 @@ Optimizer::Optimizer(Team& team, ParameterStore& store, const OptimizerOptions& 
   if (divided != nullptr && divided->ranks() > 1) {
     ranks_ = divided;
     std::vector<int64_t> borders;
+    borders.reserve(pieces_.size());
     for (const Segment& piece : pieces_) borders.push_back(piece.offset);
     division_ = std::make_shared<const Division>(std::move(borders));
     buckets_ = gradient_buckets(store);

@@ -149,7 +149,7 @@ void NcclCommunicator::note_when_reached(cudaStream_t queue, int64_t partner) {
         reached->self->note_wait(reached->partner);
       },
       note.get()));
-  note.release();
+  static_cast<void>(note.release());  // the queue's, which runs it in any case
 }
 
 void NcclCommunicator::watch() {
