@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "runtime/error.h"
+#include "runtime/tcp/communicator.h"
 
 namespace taper {
 
@@ -81,6 +82,11 @@ void SingleProcess::exchange(int64_t partner, std::span<const std::byte>, std::s
 
 void SingleProcess::fail(const std::string& message, int exit_code) { throw Error(message, exit_code); }
 
+namespace {
+// Seconds between the first and the last rank that comes: as long as a rank may keep others waiting.
+constexpr double kPatience = 60;
+}  // namespace
+
 Communicator& only_rank() {
   static SingleProcess rank;
   return rank;
@@ -90,10 +96,7 @@ std::unique_ptr<Communicator> make_communicator(const Environment& environment) 
   RankPlace place = find_rank(environment);
   if (place.ranks == 1) return std::make_unique<SingleProcess>();
   if (place.starter == "RANK and WORLD_SIZE")
-    throw UserError(
-        "RANK and WORLD_SIZE say rank {} of {}, but ranks are connected by MPI; start them with mpirun -n {} "
-        "or srun",
-        place.rank, place.ranks, place.ranks);
+    return make_tcp_communicator(place, find_meeting_point(environment), kPatience);
   return make_mpi_communicator(place);
 }
 

@@ -88,8 +88,8 @@ Communicator& only_rank();
 /// MPI, or where MPI sees other ranks than `place` says.
 std::unique_ptr<Communicator> make_mpi_communicator(const RankPlace& place);
 
-/// The ranks that the environment tells of: MPI's, or a single process, for which nothing of MPI is touched.
-/// UserError for an environment that contradicts itself, or for ranks that nothing here connects.
+/// The ranks that the environment tells of: MPI's, or those that connect among themselves by TCP, or a single
+/// process, for which nothing of either is touched. UserError for an environment that contradicts itself.
 std::unique_ptr<Communicator> make_communicator(const Environment& environment);
 
 }  // namespace taper

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cmath>
 
 namespace taper {
@@ -21,6 +22,10 @@ std::string silent(const RankStatus& rank, const std::string& place, double seco
 }
 
 }  // namespace
+
+double clock_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 std::string lost_rank(std::span<const RankStatus> ranks, const std::string& place, double now,
                       double timeout) {

@@ -7,6 +7,9 @@
 
 namespace taper {
 
+/// Seconds by a clock that nobody sets.
+double clock_now();
+
 /// What a rank said of itself last. Times are seconds by the judge's clock.
 struct RankStatus {
   std::string name = {};   ///< "rank 1 (process 4711 on node7)"

@@ -14,6 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/philox.h"
 #include "runtime/rank_watch.h"
+#include "runtime/tcp/communicator.h"
 #include "tests/rank_threads.h"
 
 namespace taper {
@@ -231,14 +232,22 @@ TEST(RankPlace, RefusesWhatCannotBe) {
   }
 }
 
-TEST(RankPlace, WithoutMpiThereIsOneProcess) {
+TEST(RankPlace, WithoutALauncherThereIsOneProcess) {
   EXPECT_EQ(make_communicator(environment({}))->ranks(), 1);
   EXPECT_EQ(make_communicator(environment({{"RANK", "0"}, {"WORLD_SIZE", "1"}}))->ranks(), 1);
-  try {
-    make_communicator(environment({{"RANK", "0"}, {"WORLD_SIZE", "2"}}));
-    ADD_FAILURE() << "nothing connects these ranks";
-  } catch (const UserError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("start them with mpirun -n 2"));
+}
+
+TEST(MeetingPoint, IsBesideTorchrunsOwnPort) {
+  std::map<std::string, std::string> values = {{"MASTER_ADDR", "node1"}, {"MASTER_PORT", "29500"}};
+  EXPECT_EQ(find_meeting_point(environment(values)).host, "node1");
+  EXPECT_EQ(find_meeting_point(environment(values)).port, 29500);
+  values["TORCHELASTIC_USE_AGENT_STORE"] = "False";
+  EXPECT_EQ(find_meeting_point(environment(values)).port, 29500);
+  values["TORCHELASTIC_USE_AGENT_STORE"] = "True";
+  EXPECT_EQ(find_meeting_point(environment(values)).port, 29501);
+  for (const char* port : {"", "0", "http", "65535"}) {
+    values["MASTER_PORT"] = port;
+    EXPECT_THROW(find_meeting_point(environment(values)), UserError) << port;
   }
 }
 

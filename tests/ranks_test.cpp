@@ -9,25 +9,16 @@
 #include "kernels/backend.h"
 #include "runtime/error.h"
 #include "runtime/philox.h"
+#include "tests/rank_runs.h"
 #include "tests/small_text.h"
-#include "tests/taper_process.h"
 
 namespace taper {
 namespace {
 
 using testing::HasSubstr;
 
-int64_t count(const std::string& text, const std::string& part) {
-  int64_t found = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
-}
-
-class RanksTest : public ProcessTest {
+class RanksTest : public RankRuns {
  protected:
-  std::vector<std::string> configuration() const override {
-    return {std::string(TAPER_SOURCE_DIR) + "/recipes/configurations/tiny-resnet.toml"};
-  }
   RanksTest() {
     // Open MPI keeps what it has allocated until the process ends, which AddressSanitizer would call a leak.
     setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
@@ -58,19 +49,6 @@ class RanksTest : public ProcessTest {
     return wait(launch(std::move(all)));
   }
 
-  // Whether a process is gone, or has ended and waits for its parent to notice.
-  static bool ended(pid_t pid) {
-    std::string state = read("/proc/" + std::to_string(pid) + "/stat");
-    return state.empty() || state[state.rfind(')') + 2] == 'Z';
-  }
-  // Waits until the log of a run has that many lines. False if the process has ended before.
-  static bool wait_for_lines(const Process& process, const fs::path& output, int64_t lines) {
-    while (!ended(process.pid)) {
-      if (count(read(output / "metrics.jsonl"), "\n") >= lines) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return false;
-  }
   // The processes that mpirun started, by rank.
   static std::map<int, pid_t> ranks_of(const Process& mpirun) {
     std::map<int, pid_t> ranks;
@@ -92,28 +70,7 @@ class RanksTest : public ProcessTest {
       kill(ranks == 1 ? process.pid : ranks_of(process).at(rank), signal);
     return wait(process);
   }
-
-  // Every file of the weights and states that a run has saved.
-  static std::map<std::string, std::string> saved(const fs::path& run) {
-    std::map<std::string, std::string> files;
-    for (const auto& entry : fs::recursive_directory_iterator(run / "checkpoints"))
-      if (entry.path().extension() == ".safetensors")
-        files[entry.path().string().substr(run.string().size())] = read(entry);
-    return files;
-  }
-  void expect_same(const fs::path& run, const fs::path& expected) {
-    EXPECT_EQ(events(run), events(expected)) << run;
-    EXPECT_FALSE(saved(expected).empty());
-    EXPECT_TRUE(saved(run) == saved(expected)) << run;
-  }
 };
-
-std::vector<std::string> settings(std::vector<std::string> values, bool resume = false) {
-  std::vector<std::string> arguments;
-  for (std::string& value : values) arguments.insert(arguments.end(), {"--set", std::move(value)});
-  if (resume) arguments.emplace_back("--resume");
-  return arguments;
-}
 
 TEST_F(RanksTest, AnyNumberOfRanksGivesTheSameBytes) {
   for (const std::string precision : {"f32", "bf16"}) {

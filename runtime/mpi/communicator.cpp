@@ -1,28 +1,19 @@
 // Ranks on MPI. Of MPI only what cannot decide a bit is used: point to point messages, and a gather of
 // addresses.
 
-#include "runtime/communicator.h"
-
 #include <mpi.h>
-#include <poll.h>
 #include <sched.h>
 #include <unistd.h>
 
-extern "C" {
-#include <sys/pidfd.h>  // glibc 2.36 forgets to say so itself
-}
-
+#include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <cstring>
 #include <list>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "runtime/error.h"
-#include "runtime/rank_watch.h"
+#include "runtime/watched_communicator.h"
 
 namespace taper {
 
@@ -30,13 +21,6 @@ namespace {
 
 // Sent at a time: small enough that MPI's count, an int, holds it.
 constexpr size_t kPiece = size_t{64} << 20;
-// What rank 0 grants the other ranks to come to the same error by themselves.
-constexpr double kGrace = 1;
-
-double clock_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 void check(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -45,85 +29,33 @@ void check(int code, const char* call) {
   throw Failure("{} failed: {}", call, text.data());
 }
 
-// One letter of the watch, between each rank and rank 0.
-struct Letter {
-  enum class Kind : int32_t {
-    status,   // the sender lives
-    failure,  // to rank 0: the sender cannot go on; the text says why
-    end       // from rank 0: all end, and why has been printed
-  } kind = Kind::status;
-  int32_t exit_code = 0;   // of a failure or an end
-  int64_t waits_for = -1;  // of a status
-  double waited = 0;       // seconds
-};
-
-class MpiCommunicator final : public Communicator {
+class MpiCommunicator final : public WatchedCommunicator {
  public:
   explicit MpiCommunicator(const RankPlace& place);
-  ~MpiCommunicator() override {
-    stop_watch();
-    for (int death : deaths_)
-      if (death >= 0) close(death);
-  }
+  ~MpiCommunicator() override { stop_watch(); }
 
   void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) override;
-  void note(const std::string& place) override {
-    std::lock_guard lock(own_);
-    place_ = place;
-  }
-  void note_wait(int64_t partner) override {
-    std::lock_guard lock(own_);
-    waits_for_ = partner;
-    waits_since_ = clock_now();
-  }
-  void set_timeout(double seconds) override { timeout_ = seconds; }
-  [[noreturn]] void fail(const std::string& message, int exit_code) override;
   void finish() override;
 
  private:
+  void post(int64_t to, std::vector<std::byte> letter) override;
+  bool posting(int64_t to) const override;
+  void deliver() override;
+  [[noreturn]] void end_as_told(int exit_code) override;
+  [[noreturn]] void abort_all(int exit_code) override;
   void wait(std::array<MPI_Request, 2>& requests, int64_t partner);
-  [[noreturn]] void end_all(const std::string& message, int exit_code);
-  void introduce();
-  void watch();
-  void stop_watch();
-  void post(int64_t to, const Letter& letter, const std::string& text = "");
-  void collect();
-  void read(int64_t from, std::span<const std::byte> bytes);
-  bool died(int64_t rank) const;
-  std::string place() {
-    std::lock_guard lock(own_);
-    return place_;
-  }
-  void judge(double now);
-  void speak(double now);
 
-  // MPI is entered by one thread at a time (MPI_THREAD_SERIALIZED), and never waits inside: so that the watch
-  // can speak while the others are waited for.
-  std::timed_mutex mpi_;
+  // MPI is entered by one thread at a time (MPI_THREAD_SERIALIZED), under mutex_.
   MPI_Comm data_ = MPI_COMM_NULL, letters_ = MPI_COMM_NULL;
-  std::mutex own_;  // guards what this rank says of itself
-  std::string place_;
-  int64_t waits_for_ = -1;
-  double waits_since_ = 0;
-  std::atomic<double> timeout_ = 60;
-  // The watch's own.
-  std::vector<RankStatus> ranks_;
-  std::vector<int> deaths_;  // of each rank on this machine, what becomes readable when it dies; else -1
   struct Posted {
     int64_t to;
     std::vector<std::byte> bytes;
     MPI_Request request;
   };
   std::list<Posted> posted_;
-  double awoke_ = -1e9;   // when this process went on after it had been stopped for long
-  double failed_at_ = 0;  // when another rank reported `failure_`
-  std::string failure_;
-  int failure_code_ = 0;
-  std::atomic<bool> stopping_ = false, ending_ = false;
-  std::thread watch_;
 };
 
-MpiCommunicator::MpiCommunicator(const RankPlace& place) : Communicator(place) {
+MpiCommunicator::MpiCommunicator(const RankPlace& place) : WatchedCommunicator(place) {
   int provided = 0, rank = 0, ranks = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_SERIALIZED)
@@ -141,30 +73,11 @@ MpiCommunicator::MpiCommunicator(const RankPlace& place) : Communicator(place) {
     check(MPI_Comm_dup(MPI_COMM_WORLD, communicator), "MPI_Comm_dup");
     MPI_Comm_set_errhandler(*communicator, MPI_ERRORS_RETURN);
   }
-  introduce();
-  watch_ = std::thread([this] { watch(); });
-}
-
-// Who the others are, and how to notice that one on this machine dies.
-void MpiCommunicator::introduce() {
-  struct Card {
-    int64_t process;
-    std::array<char, 64> host;
-  };
-  auto ranks = static_cast<size_t>(this->ranks()), self = static_cast<size_t>(rank());
-  std::vector<Card> cards(ranks);
-  Card own{getpid(), {}};
-  gethostname(own.host.data(), own.host.size() - 1);
+  std::vector<RankCard> cards(static_cast<size_t>(ranks));
+  RankCard own = own_card();
   check(MPI_Allgather(&own, sizeof own, MPI_BYTE, cards.data(), sizeof own, MPI_BYTE, data_),
         "MPI_Allgather");
-  double now = clock_now();
-  for (size_t i = 0; i < ranks; ++i) {
-    ranks_.push_back(
-        {.name = fmt::format("rank {} (process {} on {})", i, cards[i].process, cards[i].host.data()),
-         .heard = now});
-    bool near = i != self && cards[i].host == own.host;
-    deaths_.push_back(near ? pidfd_open(static_cast<pid_t>(cards[i].process), 0) : -1);
-  }
+  begin_watch(cards);
 }
 
 void MpiCommunicator::exchange(int64_t partner, std::span<const std::byte> send,
@@ -176,7 +89,7 @@ void MpiCommunicator::exchange(int64_t partner, std::span<const std::byte> send,
     };
     std::array<MPI_Request, 2> requests{};
     {
-      std::lock_guard lock(mpi_);
+      std::lock_guard lock(mutex_);
       check(MPI_Irecv(receive.data() + begin, piece(receive.size()), MPI_BYTE, static_cast<int>(partner), 0,
                       data_, &requests[0]),
             "MPI_Irecv");
@@ -195,7 +108,7 @@ void MpiCommunicator::wait(std::array<MPI_Request, 2>& requests, int64_t partner
   while (true) {
     int done = 0;
     {
-      std::lock_guard lock(mpi_);
+      std::lock_guard lock(mutex_);
       check(MPI_Testall(2, requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
     }
     if (done != 0) break;
@@ -210,29 +123,6 @@ void MpiCommunicator::wait(std::array<MPI_Request, 2>& requests, int64_t partner
   if (told) note_wait(-1);
 }
 
-void MpiCommunicator::fail(const std::string& message, int exit_code) {
-  if (first()) end_all(message, exit_code);
-  {
-    std::lock_guard lock(mpi_);
-    post(0, {.kind = Letter::Kind::failure, .exit_code = exit_code}, message);
-  }
-  // Rank 0 prints it, or its own, and ends this process.
-  std::this_thread::sleep_for(std::chrono::duration<double>(timeout_.load()));
-  end_all(message, exit_code);
-}
-
-void MpiCommunicator::end_all(const std::string& message, int exit_code) {
-  if (ending_.exchange(true))
-    while (true) pause();  // another thread is at it
-  if (!message.empty()) fmt::print(stderr, "taper: {}\n", message);
-  std::fflush(nullptr);
-  // Long enough for any call of another thread.
-  if (std::unique_lock lock(mpi_, std::chrono::seconds(1)); lock && first())
-    for (int64_t to = 1; to < ranks(); ++to) post(to, {.kind = Letter::Kind::end, .exit_code = exit_code});
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  _exit(exit_code);
-}
-
 void MpiCommunicator::finish() {
   barrier();
   stop_watch();
@@ -241,26 +131,18 @@ void MpiCommunicator::finish() {
   MPI_Finalize();
 }
 
-void MpiCommunicator::stop_watch() {
-  stopping_ = true;
-  if (watch_.joinable()) watch_.join();
-}
-
-// To be called with mpi_ held.
-void MpiCommunicator::post(int64_t to, const Letter& letter, const std::string& text) {
-  // One that does not collect its letters gets no more.
-  for (const Posted& posted : posted_)
-    if (posted.to == to && letter.kind == Letter::Kind::status) return;
-  Posted& posted = posted_.emplace_back(Posted{to, std::vector<std::byte>(sizeof letter + text.size()), {}});
-  std::memcpy(posted.bytes.data(), &letter, sizeof letter);
-  std::memcpy(posted.bytes.data() + sizeof letter, text.data(), text.size());
+void MpiCommunicator::post(int64_t to, std::vector<std::byte> letter) {
+  Posted& posted = posted_.emplace_back(Posted{to, std::move(letter), {}});
   check(MPI_Isend(posted.bytes.data(), static_cast<int>(posted.bytes.size()), MPI_BYTE, static_cast<int>(to),
                   0, letters_, &posted.request),
         "MPI_Isend");
 }
 
-void MpiCommunicator::collect() {
-  std::lock_guard lock(mpi_);
+bool MpiCommunicator::posting(int64_t to) const {
+  return std::ranges::any_of(posted_, [to](const Posted& posted) { return posted.to == to; });
+}
+
+void MpiCommunicator::deliver() {
   for (auto it = posted_.begin(); it != posted_.end();) {
     int done = 0;
     MPI_Test(&it->request, &done, MPI_STATUS_IGNORE);
@@ -278,97 +160,15 @@ void MpiCommunicator::collect() {
   }
 }
 
-void MpiCommunicator::read(int64_t from, std::span<const std::byte> bytes) {
-  Letter letter;
-  std::memcpy(&letter, bytes.data(), sizeof letter);
-  auto text = bytes.subspan(sizeof letter);
-  std::string content(reinterpret_cast<const char*>(text.data()), text.size());
-  double now = clock_now();
-  if (letter.kind == Letter::Kind::end) {
-    // Whoever started the ranks ends this one; if not, it does so itself.
-    std::this_thread::sleep_for(std::chrono::duration<double>(kGrace));
-    _exit(letter.exit_code);
-  }
-  if (letter.kind == Letter::Kind::failure) {
-    if (failed_at_ > 0) return;
-    failed_at_ = now;
-    failure_ = fmt::format("rank {}: {}", from, content);
-    failure_code_ = letter.exit_code;
-    return;
-  }
-  RankStatus& status = ranks_[static_cast<size_t>(from)];
-  status.heard = now;
-  status.waits_for = letter.waits_for;
-  status.waits_since = now - letter.waited;
+void MpiCommunicator::end_as_told(int exit_code) {
+  // Whoever started the ranks ends this one; if not, it does so itself.
+  std::this_thread::sleep_for(std::chrono::duration<double>(kGrace));
+  _exit(exit_code);
 }
 
-bool MpiCommunicator::died(int64_t rank) const {
-  pollfd end{deaths_[static_cast<size_t>(rank)], POLLIN, 0};
-  return end.fd >= 0 && poll(&end, 1, 0) == 1;
-}
-
-// Rank 0 hears all ranks, and the others hear rank 0; should that be lost, rank 1 speaks.
-void MpiCommunicator::judge(double now) {
-  std::string lost;
-  if (first()) {
-    if (failed_at_ > 0 && now - failed_at_ > kGrace) end_all(failure_, failure_code_);
-    for (int64_t i = 1; i < ranks() && lost.empty(); ++i)
-      if (died(i)) {
-        // Another rank has found this one missing, said so and ended all.
-        if (now - awoke_ < 5 * kGrace) end_all("", 1);
-        lost = dead_rank(ranks_[static_cast<size_t>(i)], place());
-      }
-    if (lost.empty()) lost = lost_rank(ranks_, place(), now, timeout_);
-    if (!lost.empty()) end_all(lost, 1);
-    return;
-  }
-  RankStatus head = ranks_[0];
-  head.waits_for = -1;  // whom it waits for, it judges itself
-  if (died(0)) {
-    collect();  // it may have left word
-    lost = dead_rank(head, place());
-  } else {
-    lost = lost_rank({&head, 1}, place(), now, timeout_);
-  }
-  if (lost.empty()) return;
-  if (rank() > 1) std::this_thread::sleep_for(std::chrono::duration<double>(kGrace));
-  end_all(rank() == 1 ? lost : "", 1);
-}
-
-// Says what this rank does, to rank 0, or as rank 0 to all.
-void MpiCommunicator::speak(double now) {
-  RankStatus& own = ranks_[static_cast<size_t>(rank())];
-  own.heard = now;
-  {
-    std::lock_guard lock(own_);
-    own.waits_for = waits_for_;
-    own.waits_since = waits_since_;
-  }
-  Letter letter{.waits_for = own.waits_for, .waited = now - own.waits_since};
-  std::lock_guard lock(mpi_);
-  if (!first()) return post(0, letter);
-  for (int64_t to = 1; to < ranks(); ++to) post(to, letter);
-}
-
-void MpiCommunicator::watch() {
-  double spoke = 0, last = clock_now();
-  while (!stopping_) try {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      collect();
-      double now = clock_now(), gap = now - std::exchange(last, now);
-      // This process itself was stopped for a while: that is not the others' fault.
-      if (gap > timeout_ / 4) {
-        for (RankStatus& rank : ranks_) {
-          rank.heard += gap;
-          rank.waits_since += gap;
-        }
-        if (gap > timeout_ / 2) awoke_ = now;
-      }
-      if (now - spoke > std::min(1.0, timeout_ / 10)) speak(spoke = now);
-      judge(now);
-    } catch (const std::exception& error) {
-      end_all(error.what(), 1);
-    }
+void MpiCommunicator::abort_all(int exit_code) {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  _exit(exit_code);
 }
 
 }  // namespace
