@@ -14,10 +14,12 @@ namespace taper {
 struct ShardInput {
   Var input;  ///< what Network::stem reads: images [count, h, w, channels] of the activations' type; null for
               ///< 0
-  Tensor labels;                                         ///< i32, one for each row of the network's logits
+  /// i32, one for each row of the network's logits; or, of spans, two for each sequence.
+  Tensor labels;
   int64_t count;                                         ///< samples
   std::unique_ptr<const Sequences> sequences = nullptr;  ///< of text only
   Tensor scores = {};  ///< of a regression instead of labels: [count, 1] of accumulator type
+  bool spans = false;  ///< the labels are the first and the last token of an answer
 };
 
 /// What a rank needs of each batch: samples [part count / parts, (part + 1) count / parts), its shards'.

@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "recipes/hugging_face.h"
-#include "recipes/labelled_text.h"
 #include "recipes/open_run.h"
 #include "recipes/ranks.h"
 #include "recipes/report.h"
@@ -79,7 +78,7 @@ void evaluate_command(const EvaluateArguments& arguments) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const auto& [learner, folder] : runs) {
     OpenRun run(folder, arguments.device);
-    run.load("");
+    const std::unique_ptr<Data> data = run.data();
     const Measures& measures = measures_of(run.configuration);
     if (!table) {
       std::vector<std::string> columns{"network"};
@@ -88,7 +87,7 @@ void evaluate_command(const EvaluateArguments& arguments) {
       table.emplace(columns);
     }
     for (const std::string& name : run.models.names()) {
-      Evaluation evaluation = evaluate(run.engine, *run.data, run.models[name], measures);
+      Evaluation evaluation = evaluate(run.engine, *data, run.models[name], measures);
       Cost cost = total(run.models.costs(name));
       const std::string shown = learner.empty() ? name : learner;
       nlohmann::ordered_json row{{"network", shown}};
@@ -128,8 +127,7 @@ void export_command(const ExportArguments& arguments) {
     directory = found->second;
     network = network == "wide" ? "wide" : "baseline";
   }
-  OpenRun run(directory, arguments.device);
-  run.load(arguments.best ? network : "");
+  OpenRun run(directory, arguments.device, arguments.best ? network : "");
   if (!run.models.has(network))
     throw UserError("{} has no {} network yet; it has {}", directory.string(), network,
                     fmt::join(run.models.names(), ", "));
@@ -138,10 +136,8 @@ void export_command(const ExportArguments& arguments) {
   run.engine.team->run_one([&](Stream& stream) {
     const ParameterStore& store = run.models[network].network->store();
     if (c.network.kind != "bert") return write_weights(arguments.output, stream, store, {{"format", "pt"}});
-    const auto* labelled = dynamic_cast<const LabelledText*>(run.data.get());
-    write_pretrained(arguments.output, bert_spec(c, run.data->facts(), network == "wide"),
-                     read_vocabulary(c.data.vocabulary), !c.data.cased, stream, store,
-                     labelled != nullptr ? labelled->labels() : std::vector<std::string>{});
+    write_pretrained(arguments.output, bert_spec(c, run.facts, network == "wide"),
+                     *vocabulary_of(c, run.facts), !c.data.cased, stream, store, run.facts.labels);
   });
   fmt::print(stderr, "wrote the {} network to {}\n", arguments.network, arguments.output.string());
 }

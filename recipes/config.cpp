@@ -228,6 +228,11 @@ void fill_in(Configuration& configuration, std::string_view file) {
   if (configuration.name.empty()) configuration.name = std::filesystem::path(file).stem().string();
   if (configuration.network.width == 0 && configuration.network.kind != "bert")
     configuration.network.width = configuration.network.style == "imagenet" ? 64 : 16;
+  const auto fill = [](ExampleOptions& options, const std::string& format) {
+    if (options.sequence_length == 0) options.sequence_length = format.starts_with("squad") ? 384 : 128;
+  };
+  fill(configuration.data, configuration.data.format);
+  fill(configuration.task, configuration.task.format);
 }
 
 }  // namespace

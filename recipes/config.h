@@ -11,9 +11,24 @@
 
 namespace taper {
 
+/// Labelled texts, or questions whose answers are in their contexts: how their files become sequences, and
+/// logits answers. Both the data of a run and the stage `task` have these keys.
+struct ExampleOptions {
+  int64_t sequence_length = 0;  ///< never 0 once read
+  std::string text = "text";
+  std::string pair;
+  std::string label = "label";
+  bool regression = false;
+  int64_t doc_stride = 128;
+  int64_t n_best_size = 20;
+  int64_t max_answer_length = 30;
+  double null_score_diff_threshold = 0;
+  bool operator==(const ExampleOptions&) const = default;
+};
+
 /// Where images come from and how they become numbers, (pixel / 255 - mean) / std, per channel; or where text
 /// comes from and how it becomes sequences with masked tokens.
-struct DataOptions {
+struct DataOptions : ExampleOptions {
   std::string format = "idx";
   std::string path;
   int64_t train_limit = 0;
@@ -26,18 +41,16 @@ struct DataOptions {
   std::string on_error = "stop";
   std::string vocabulary;
   bool cased = false;
-  int64_t sequence_length = 128;
   double test_share = 0.01;
   double mask_probability = 0.15;
   bool whole_word_masking = false;
   std::string cache = ".cache/tokens";
   std::string test_file;
-  std::string text = "text";
-  std::string pair;
-  std::string label = "label";
-  bool regression = false;
   /// Text with a label for each.
   bool labelled() const { return format == "tsv" || format == "csv" || format == "glue"; }
+  /// Questions about contexts.
+  bool questions() const { return format == "squad" || format == "squad_v2"; }
+  bool of_text() const { return format == "text" || labelled() || questions(); }
   bool operator==(const DataOptions&) const = default;
 };
 
@@ -135,17 +148,12 @@ struct MatchOptions : StageOptions {
 };
 
 /// Tasks to learn from pre-trained encoders: for each of `names` and `networks` a run of its own, whose data
-/// is the folder `path`/name. The keys from `format` on are those of DataOptions.
-struct TaskOptions : StageOptions {
+/// is the folder `path`/name.
+struct TaskOptions : StageOptions, ExampleOptions {
   std::vector<std::string> names;
   std::vector<std::string> networks = {"thin"};
   std::string format = "tsv";
   std::string path;
-  int64_t sequence_length = 128;
-  std::string text = "text";
-  std::string pair;
-  std::string label = "label";
-  bool regression = false;
   bool operator==(const TaskOptions&) const = default;
 };
 

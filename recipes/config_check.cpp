@@ -114,11 +114,18 @@ void check_stage(const Configuration& c, const std::string& name, const Place& p
     throw UserError("{}: {}.nesterov needs momentum above 0", where("nesterov"), name);
 }
 
+void check_length(const std::string& section, const ExampleOptions& options, const Place& place) {
+  constexpr int64_t kLeast = 8;  // special tokens, and something between them
+  if (options.sequence_length < kLeast)
+    throw UserError("{}: {}.sequence_length is {}; it must be at least {}, or 0 for the usual length",
+                    place(section + ".sequence_length"), section, options.sequence_length, kLeast);
+}
+
 void check_data(const DataOptions& data, const Place& place) {
   if (data.path.empty())
     throw UserError("{}: data.path is not set; name the folder with the images or the text",
                     place("data.path"));
-  const bool text = data.format == "text" || data.labelled();
+  const bool text = data.of_text();
   if (data.on_error == (text ? "skip" : "replace")) {
     throw UserError("{}: data.on_error is \"{}\", which is for {}; use \"stop\" or \"{}\"",
                     place("data.on_error"), data.on_error, text ? "images" : "text",
@@ -143,6 +150,7 @@ void check_data(const DataOptions& data, const Place& place) {
     throw UserError("{}: data.mean has {} values for {} channels", place("data.mean"), data.mean.size(),
                     data.channels);
   }
+  check_length("data", data, place);
   if (data.format == "folder" && data.image_size == 0) {
     throw UserError(
         "{}: data.image_size must be set for format \"folder\", whose images differ in size (224 is "
@@ -151,8 +159,16 @@ void check_data(const DataOptions& data, const Place& place) {
   }
 }
 
+/// The loss of questions has no classes to spread the target over.
+void check_smoothing(const StageOptions& stage, const std::string& name, const Place& place) {
+  if (stage.label_smoothing > 0)
+    throw UserError("{}: {}.label_smoothing is {}; an answer's first and last token have none",
+                    place(name + ".label_smoothing"), name, stage.label_smoothing);
+}
+
 void check_task(const Configuration& c, const Place& place) {
   const TaskOptions& task = c.task;
+  if (task.format.starts_with("squad")) check_smoothing(task, "task", place);
   if (c.data.format != "text")
     throw UserError("{}: the stage task comes after pre-training, for which data.format is \"text\"",
                     place("stages"));
@@ -168,6 +184,7 @@ void check_task(const Configuration& c, const Place& place) {
     if (!there)
       throw UserError("{}: task.networks has {}, which no stage makes", place("task.networks"), network);
   }
+  check_length("task", task, place);
   if (task.sequence_length > c.network.max_position_embeddings)
     throw UserError("{}: task.sequence_length is {}, but network.max_position_embeddings only {}",
                     place("task.sequence_length"), task.sequence_length, c.network.max_position_embeddings);
@@ -176,8 +193,17 @@ void check_task(const Configuration& c, const Place& place) {
                     place("stages"));
 }
 
+void check_questions(const Configuration& c, const Place& place) {
+  if (c.runs("match"))
+    throw UserError("{}: the stage match compares probabilities of classes, and questions have none",
+                    place("stages"));
+  for (const char* stage : {"baseline", "wide", "finetune"})
+    if (c.trains(stage)) check_smoothing(c.stage(stage), stage, place);
+}
+
 void check_bert(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
+  if (c.data.questions()) check_questions(c, place);
   for (const char* key : {"depth", "depths", "width"}) {
     if (key == std::string("depth")    ? network.depth == 0
         : key == std::string("depths") ? network.depths.empty()
@@ -218,11 +244,11 @@ void check_bert(const Configuration& c, const Place& place) {
 
 void check_network(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
-  const bool bert = network.kind == "bert", text = c.data.format == "text" || c.data.labelled();
+  const bool bert = network.kind == "bert", text = c.data.of_text();
   if (bert != text) {
     throw UserError("{}: network.kind is \"{}\", which does not read data.format = \"{}\"; {}",
                     place(bert ? "network.kind" : "data.format"), network.kind, c.data.format,
-                    bert ? "a BERT reads \"text\", \"tsv\", \"csv\" and \"glue\""
+                    bert ? "a BERT reads \"text\", \"tsv\", \"csv\", \"glue\", \"squad\" and \"squad_v2\""
                          : "text is for network.kind = \"bert\"");
   }
   if (bert) return check_bert(c, place);

@@ -90,6 +90,35 @@ Section stage(std::string key, std::string meaning, StageOptions& options, std::
   return section;
 }
 
+std::vector<Field> example_fields(ExampleOptions& options) {
+  return {
+      {"sequence_length",
+       &options.sequence_length,
+       "Of text: tokens of a sequence, with [CLS] and [SEP] (`max_seq_length`); 0: 384 for `squad`, else "
+       "128.",
+       {0, 4096}},
+      {"text", &options.text, "Of `tsv` and `csv`: the column with the text."},
+      {"pair", &options.pair, "Of `tsv` and `csv`: the column with a second text; empty: there is none."},
+      {"label", &options.label, "Of `tsv` and `csv`: the column with the label."},
+      {"regression", &options.regression, "Of `tsv` and `csv`: labels are numbers to predict, not classes."},
+      {"doc_stride", &options.doc_stride,
+       "Of `squad`: tokens from the start of one window of a long context to that of the next.", kFromOne},
+      {"n_best_size",
+       &options.n_best_size,
+       "Of `squad`: the most probable starts and ends that are combined into answers.",
+       {1, 4096}},
+      {"max_answer_length", &options.max_answer_length, "Of `squad`: tokens of the longest answer.",
+       kFromOne},
+      {"null_score_diff_threshold", &options.null_score_diff_threshold,
+       "Of `squad_v2`: no answer is given where that scores higher than the best answer by more than this."},
+  };
+}
+
+Section with_fields(Section section, std::vector<Field> more) {
+  section.fields.insert(section.fields.end(), more.begin(), more.end());
+  return section;
+}
+
 Section data(DataOptions& options) {
   return {
       "data",
@@ -97,14 +126,18 @@ Section data(DataOptions& options) {
       {{"format",
         &options.format,
         "Images: `idx` as MNIST's, CIFAR's binary files, or a folder per class. `text`: masked words to "
-        "guess. Labelled text: tables with a header (`tsv`, `csv`), or GLUE's files (`glue`).",
+        "guess. Labelled text: tables with a header (`tsv`, `csv`), or GLUE's files (`glue`). Questions: "
+        "SQuAD 1.1 (`squad`), or 2.0, where a context may hold no answer (`squad_v2`).",
         {},
-        {"idx", "cifar10", "cifar100", "folder", "text", "tsv", "csv", "glue"}},
+        {"idx", "cifar10", "cifar100", "folder", "text", "tsv", "csv", "glue", "squad", "squad_v2"}},
        {"path", &options.path,
         "The folder that holds the files (for `folder`: `train/` and `val/`); for `text` a file, or a folder "
         "with `.txt` files at any depth; for `tsv` and `csv` a folder with `train.tsv` and `test.tsv` (or "
         "`.csv`); for "
-        "`glue` a task's folder, named as GLUE names it (`MRPC`), with `train.tsv` and `dev.tsv`."},
+        "`glue` a task's folder, named as GLUE names it (`MRPC`), with `train.tsv` and `dev.tsv`; for "
+        "`squad` a folder with `train-v1.1.json` and `dev-v1.1.json`, for `squad_v2` with `train-v2.0.json` "
+        "and "
+        "`dev-v2.0.json`."},
        {"train_limit", &options.train_limit, "Use only so many training images or sequences; 0: all.",
         kNotNegative},
        {"test_limit", &options.test_limit, "Use only so many test images or sequences; 0: all.",
@@ -126,10 +159,6 @@ Section data(DataOptions& options) {
         {"stop", "skip", "replace"}},
        {"vocabulary", &options.vocabulary, "Of text: the WordPiece vocabulary, a `vocab.txt`."},
        {"cased", &options.cased, "Keep upper case and accents of text: the vocabulary has them."},
-       {"sequence_length",
-        &options.sequence_length,
-        "Tokens of a sequence, with [CLS] and [SEP].",
-        {8, 4096}},
        {"test_share",
         &options.test_share,
         "Share of the text's sequences that is held out as the test split.",
@@ -141,12 +170,7 @@ Section data(DataOptions& options) {
        {"whole_word_masking", &options.whole_word_masking, "Mask all tokens of a word, or none."},
        {"cache", &options.cache, "The folder in which tokenised text is kept."},
        {"test_file", &options.test_file,
-        "Of labelled text: another file of the folder to test on (`dev_mismatched.tsv`)."},
-       {"text", &options.text, "Of `tsv` and `csv`: the column with the text."},
-       {"pair", &options.pair, "Of `tsv` and `csv`: the column with a second text; empty: there is none."},
-       {"label", &options.label, "Of `tsv` and `csv`: the column with the label."},
-       {"regression", &options.regression,
-        "Of `tsv` and `csv`: labels are numbers to predict, not classes."}}};
+        "Of labelled text and questions: another file of the folder to test on (`dev_mismatched.tsv`)."}}};
 }
 
 Section network(NetworkOptions& options) {
@@ -268,7 +292,7 @@ Section describe(Configuration& c) {
         "The stages to run, in order.",
         {},
         {"baseline", "wide", "imitate", "match", "finetune", "merge", "task"}}}};
-  top.sections.push_back(data(c.data));
+  top.sections.push_back(with_fields(data(c.data), example_fields(c.data)));
   top.sections.push_back(network(c.network));
   top.sections.push_back(
       {"widen",
@@ -328,7 +352,7 @@ Section describe(Configuration& c) {
       {{"temperature", &c.match.temperature, "Softens both softmaxes.", kPositive}, layer_decay(c.match)}));
   top.sections.push_back(stage("finetune", "Stage 3: the thin network learns the labels.", c.finetune,
                                {label_smoothing(c.finetune), layer_decay(c.finetune)}));
-  top.sections.push_back(
+  top.sections.push_back(with_fields(
       stage("task",
             "After pre-training on text: tasks, each learnt from each network's encoder, in a run of its own "
             "in `tasks/NAME/NETWORK` of "
@@ -337,13 +361,9 @@ Section describe(Configuration& c) {
             {label_smoothing(c.task),
              {"names", &c.task.names, "The tasks: folders in `path`."},
              {"networks", &c.task.networks, "Whose encoders learn them.", {}, {"baseline", "wide", "thin"}},
-             {"format", &c.task.format, "As `data.format`.", {}, {"tsv", "csv", "glue"}},
-             {"path", &c.task.path, "The folder that holds the tasks' folders."},
-             {"sequence_length", &c.task.sequence_length, "As `data.sequence_length`.", {8, 4096}},
-             {"text", &c.task.text, "As `data.text`."},
-             {"pair", &c.task.pair, "As `data.pair`."},
-             {"label", &c.task.label, "As `data.label`."},
-             {"regression", &c.task.regression, "As `data.regression`."}}));
+             {"format", &c.task.format, "As `data.format`.", {}, {"tsv", "csv", "glue", "squad", "squad_v2"}},
+             {"path", &c.task.path, "The folder that holds the tasks' folders."}}),
+      example_fields(c.task)));
   top.sections.push_back(
       {"checkpoint",
        "What is kept; the best one always is.",

@@ -25,7 +25,9 @@ DataFacts facts_without_data(const Configuration& c, std::string& source) {
   }
   const std::string& missing = there ? c.data.vocabulary : c.data.path;
   source = "the configuration; " + missing + " is not there";
-  if (c.data.labelled()) throw UserError("{} is not there; put the labelled text there", missing);
+  if (c.data.labelled() || c.data.questions())
+    throw UserError("{} is not there; put the {} there", missing,
+                    c.data.labelled() ? "labelled text" : "questions");
   if (text) {
     if (c.network.vocab_size == 0 || c.data.train_limit == 0)
       throw UserError(
@@ -103,11 +105,14 @@ std::unique_ptr<Batch> noise(const DataFacts& data, int64_t count) {
     auto batch = std::make_unique<TextBatch>();
     std::vector<int32_t> words(static_cast<size_t>(data.extent.width)), types(words.size(), 0), masked,
         labels;
-    for (int32_t i = 3; i < data.extent.width && !data.labelled; i += 7) {  // about 15 %
-      masked.push_back(i);
-      labels.push_back(0);
+    if (data.labelled || data.questions) {
+      labels.resize(data.questions ? 2 : 1);
+    } else {
+      for (int32_t i = 3; i < data.extent.width; i += 7) {  // about 15 %
+        masked.push_back(i);
+        labels.push_back(0);
+      }
     }
-    if (data.labelled) labels.push_back(0);
     for (int64_t i = 0; i < count; ++i) {
       for (int32_t& word : words)
         word = static_cast<int32_t>(draws.below(static_cast<uint32_t>(data.vocabulary)));

@@ -39,9 +39,16 @@ std::vector<double> rows_of_batches(Engine& engine, const Data& data, Split spli
 
 namespace {
 
-// Of labelled text: of each row the most probable class, or a regression's number.
-void predict(Stream& stream, const Tensor& logits, double* predicted) {
+// What Data::score wants of each sample: of labelled text the most probable class, or a regression's number;
+// of questions a window's logits.
+void predict(Stream& stream, const Tensor& logits, const ShardInput& input, int64_t each, double* predicted) {
   const std::vector<float> values = logits.host<float>(stream);
+  if (input.spans) {
+    const std::vector<int32_t> offsets = input.sequences->offsets.host<int32_t>(stream);
+    for (size_t i = 0; i + 1 < offsets.size(); ++i, predicted += each)
+      std::copy(values.begin() + 2 * offsets[i], values.begin() + 2 * offsets[i + 1], predicted);
+    return;
+  }
   const int64_t classes = logits.dim(1);
   for (auto row = values.begin(); row != values.end(); row += classes)
     *predicted++ = classes == 1 ? *row : static_cast<double>(std::max_element(row, row + classes) - row);
@@ -59,9 +66,8 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
   // What a portion of the samples adds up to. kTop1: the label is the most probable class; kTop5: one of the
   // first five.
   enum Column : uint8_t { kLoss, kLabels, kSamples, kSkipped, kItems, kTop1, kTop5, kColumns };
-  const bool labelled = data.facts().labelled;
-  const auto width =
-      static_cast<size_t>(kColumns + (labelled ? kPortion : 0));  // each sample's prediction behind
+  const int64_t scored = data.facts().scored();
+  const auto width = static_cast<size_t>(kColumns + kPortion * scored);  // what is scored comes behind
   auto fill = [&](Stream& stream, const Batch& batch, double* row) {
     Tape tape(*engine.backend, stream, engine.type);
     ShardInput input = batch.upload(tape, 0, batch.count);
@@ -73,7 +79,7 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
     auto [loss, terms] = label_loss(tape, logits, input, 0);
     row[kLabels] = static_cast<double>(terms);
     row[kLoss] = loss.host<float>(stream)[0];
-    if (labelled) return predict(stream, logits->value, row + kColumns);
+    if (scored > 0) return predict(stream, logits->value, input, scored, row + kColumns);
     Tensor counts(stream, DType::i32, {2});
     const Tensor& y = logits->value;
     engine.backend->count_correct(stream, y.dim(0), y.dim(1), y.dtype(), y.data(), input.labels.as<int32_t>(),
@@ -89,10 +95,8 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
   double labels = 0, top1 = 0, top5 = 0, items = 0;
   std::vector<double> predicted;
   for (size_t row = 0; row < rows.size(); row += width) {
-    if (labelled) {
-      const auto first = rows.begin() + static_cast<long>(row) + kColumns;
-      predicted.insert(predicted.end(), first, first + static_cast<long>(rows[row + kSamples]));
-    }
+    const auto first = rows.begin() + static_cast<long>(row) + kColumns;
+    predicted.insert(predicted.end(), first, first + scored * static_cast<long>(rows[row + kSamples]));
     losses.push_back(rows[row + kLoss]);
     result.samples += static_cast<int64_t>(rows[row + kSamples]);
     result.skipped += static_cast<int64_t>(rows[row + kSkipped]);
@@ -103,7 +107,7 @@ Evaluation evaluate(Engine& engine, const Data& data, const Model& model, const 
   }
   if (result.samples == 0) throw UserError("none of the {} test images could be read", data.facts().test);
   result.loss = tree_sum(losses) / labels;
-  if (labelled) {
+  if (scored > 0) {
     result.metrics = data.score(predicted);
   } else {
     for (const Metric& metric : measures.metrics)

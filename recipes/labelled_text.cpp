@@ -1,13 +1,9 @@
 #include "recipes/labelled_text.h"
 
-#include <algorithm>
 #include <bit>
 #include <cctype>
 #include <cmath>
-#include <numeric>
 
-#include "recipes/data/shuffle.h"
-#include "recipes/text/text_batch.h"
 #include "runtime/error.h"
 
 namespace taper {
@@ -81,93 +77,53 @@ TextSequence make_sequence(Tokenizer& tokenizer, const std::string& text, const 
   return result;
 }
 
-// Batches of a split from some step on.
-class LabelledText::Reader final : public Batches {
- public:
-  Reader(const Part& part, bool regression, uint64_t key, int64_t batch_size, int64_t first, int64_t samples,
-         bool shuffled)
-      : part_(part),
-        regression_(regression),
-        key_(key),
-        batch_size_(batch_size),
-        step_(first),
-        samples_(samples),
-        shuffled_(shuffled) {
-    order_.resize(static_cast<size_t>(samples));
-    std::iota(order_.begin(), order_.end(), 0);
-  }
-
-  std::unique_ptr<Batch> next() override {
-    const int64_t steps = shuffled_ ? samples_ / batch_size_ : (samples_ + batch_size_ - 1) / batch_size_;
-    const int64_t epoch = step_ / steps, begin = step_ % steps * batch_size_;
-    if (shuffled_ && epoch != order_epoch_) shuffle(order_, samples_, fold(key_, hash("order")), epoch);
-    order_epoch_ = epoch;
-    auto batch = std::make_unique<TextBatch>();
-    batch->dropout_key = fold(fold(key_, hash("dropout")), static_cast<uint64_t>(step_));
-    for (int64_t i = begin; i < std::min(begin + batch_size_, samples_); ++i) {
-      const int64_t sample = order_[static_cast<size_t>(i)];
-      const TextSequence& sequence = part_.sequences[static_cast<size_t>(sample)];
-      const Example& example = part_.examples[static_cast<size_t>(sample)];
-      batch->add(sample, sequence.words, sequence.types, {}, std::span(&example.label, 1));
-      if (regression_) batch->scores.push_back(static_cast<float>(example.score));
-    }
-    ++step_;
-    return batch;
-  }
-
- private:
-  const Part& part_;
-  bool regression_;
-  uint64_t key_;
-  int64_t batch_size_, step_, samples_;
-  bool shuffled_;
-  int64_t order_epoch_ = -1;
-  std::vector<int64_t> order_;
-};
-
 LabelledText::LabelledText(const Configuration& configuration)
-    : options_(configuration.data), format_(example_format(options_)), labels_(format_.labels) {
-  Tokenizer tokenizer(std::make_shared<const Vocabulary>(read_vocabulary(options_.vocabulary)),
-                      !options_.cased);
-  train_ = read(file_of(options_, Split::train), options_.train_limit, tokenizer);
-  test_ = read(file_of(options_, Split::test), options_.test_limit, tokenizer);
+    : options_(configuration.data), format_(example_format(options_)) {
+  std::vector<std::string> labels = format_.labels;
+  Tokenizer tokenizer(vocabulary_of(configuration), !options_.cased);
+  train_ = read(file_of(options_, Split::train), options_.train_limit, tokenizer, labels);
+  test_ = read(file_of(options_, Split::test), options_.test_limit, tokenizer, labels);
   identity_ = fmt::format(
       "{:016x}", fold(content(train_.sequences, train_.examples), content(test_.sequences, test_.examples)));
   facts_ = {.extent = {1, options_.sequence_length},
-            .classes = format_.regression ? 1 : std::ssize(labels_),
+            .classes = format_.regression ? 1 : std::ssize(labels),
             .vocabulary = tokenizer.vocabulary().size(),
             .train = std::ssize(train_.examples),
             .test = std::ssize(test_.examples),
-            .labelled = true};
+            .labelled = true,
+            .labels = labels};
 }
 
-LabelledText::Part LabelledText::read(const std::string& file, int64_t limit, Tokenizer& tokenizer) {
-  Part part{read_examples(file, format_, labels_), {}};
-  if (limit > 0 &&
-      limit < std::ssize(part.examples)) {  // as for images: any of them, the same ones every time
-    std::vector<int64_t> order;
-    shuffle(order, std::ssize(part.examples), hash("limit"), 0);
-    std::vector<Example> kept;
-    for (int64_t i = 0; i < limit; ++i)
-      kept.push_back(std::move(part.examples[static_cast<size_t>(order[static_cast<size_t>(i)])]));
-    part.examples = std::move(kept);
-  }
+LabelledText::Part LabelledText::read(const std::string& file, int64_t limit, Tokenizer& tokenizer,
+                                      std::vector<std::string>& labels) const {
+  Part part{read_examples(file, format_, labels), {}};
+  keep_any(part.examples, limit);
   for (const Example& example : part.examples)
     part.sequences.push_back(make_sequence(tokenizer, example.text, example.pair, options_.sequence_length));
   return part;
 }
 
+AddSequence LabelledText::adder(const Part& part) const {
+  return [&part, regression = format_.regression](TextBatch& batch, int64_t sample, int64_t) {
+    const TextSequence& sequence = part.sequences[static_cast<size_t>(sample)];
+    const Example& example = part.examples[static_cast<size_t>(sample)];
+    batch.add(sample, sequence.words, sequence.types, {}, std::span(&example.label, 1));
+    if (regression) batch.scores.push_back(static_cast<float>(example.score));
+  };
+}
+
 std::unique_ptr<Batches> LabelledText::train_batches(const StageOptions& stage, uint64_t key, int64_t first,
                                                      int64_t, Share) const {
-  return std::make_unique<Reader>(train_, format_.regression, key, stage.batch_size, first, facts_.train,
-                                  true);
+  return std::make_unique<TextBatches>(adder(train_), TextBatches::Order::shuffled, facts_.train,
+                                       stage.batch_size, key, first);
 }
 
 std::unique_ptr<Batches> LabelledText::plain_batches(Split split, int64_t batch_size, int64_t limit,
                                                      int64_t first) const {
   const int64_t samples = limit > 0 ? std::min(limit, size(split)) : size(split);
-  return std::make_unique<Reader>(split == Split::train ? train_ : test_, format_.regression,
-                                  hash("plain batches"), batch_size, first, samples, false);
+  return std::make_unique<TextBatches>(adder(split == Split::train ? train_ : test_),
+                                       TextBatches::Order::plain, samples, batch_size, hash("plain batches"),
+                                       first);
 }
 
 std::vector<double> LabelledText::score(const std::vector<double>& predicted) const {

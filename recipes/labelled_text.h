@@ -8,6 +8,7 @@
 #include "recipes/data.h"
 #include "recipes/text/examples.h"
 #include "recipes/text/tokenizer.h"
+#include "recipes/text_batches.h"
 
 namespace taper {
 
@@ -26,7 +27,7 @@ TextSequence make_sequence(Tokenizer& tokenizer, const std::string& text, const 
 
 class LabelledText final : public Data {
  public:
-  /// UserError as read_vocabulary and read_examples.
+  /// UserError as vocabulary_of and read_examples.
   explicit LabelledText(const Configuration& configuration);
 
   const DataFacts& facts() const override { return facts_; }
@@ -37,20 +38,17 @@ class LabelledText final : public Data {
                                          int64_t first = 0) const override;
   std::vector<double> score(const std::vector<double>& predicted) const override;
 
-  /// The classes' names; none of a regression.
-  const std::vector<std::string>& labels() const { return labels_; }
-
  private:
-  class Reader;
   struct Part {
     std::vector<Example> examples;
     std::vector<TextSequence> sequences;
   };
-  Part read(const std::string& file, int64_t limit, Tokenizer& tokenizer);
+  AddSequence adder(const Part& part) const;
+  Part read(const std::string& file, int64_t limit, Tokenizer& tokenizer,
+            std::vector<std::string>& labels) const;
 
   const DataOptions& options_;
   ExampleFormat format_;
-  std::vector<std::string> labels_;
   Part train_, test_;
   std::string identity_;
   DataFacts facts_{};

@@ -195,10 +195,15 @@ int run(int argc, char** argv) {
       "  taper predict runs/bert-mini --task sentiment < sentences.txt        positive 0.9731\n\n"
       "Where the task is about pairs, a line is two texts with a tab between. What is longer than the task's "
       "sequences loses "
-      "its end. The labels are\nread from the task's training file.");
+      "its end.\n\n"
+      "Where the task is questions (squad, squad_v2), a line is a question and its context with a tab "
+      "between. The answer, a part of\nthe context, is printed with its probability; of squad_v2 it is "
+      "empty where the context holds none:\n\n"
+      "  printf 'Who carries it?\\tThe old ferryman carries it.\\n' | taper predict runs/bert-mini --task "
+      "squad");
   predict_app
       ->add_option("run", predict.run,
-                   "a run directory with the stage task, or one whose data are labelled texts")
+                   "a run directory with the stage task, or one whose data are labelled texts or questions")
       ->required();
   predict_app->add_option("--task", predict.task, "which of the run's tasks");
   predict_app
@@ -206,7 +211,9 @@ int run(int argc, char** argv) {
                    "from whose encoder it was learnt (default: the first of task.networks)")
       ->check(CLI::IsMember({"thin", "wide", "baseline"}));
   predict_app->add_option("--device", predict.device, other_device);
-  predict_app->add_flag("--json", predict.json, "print one JSON object a line: line, label, probabilities");
+  predict_app->add_flag(
+      "--json", predict.json,
+      "print one JSON object a line: line, label, probabilities; of questions line, answer, probability");
 
   taper::ReadArguments read;
   const auto reads = [&](CLI::App* reader) {

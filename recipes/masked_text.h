@@ -7,6 +7,7 @@
 #include "recipes/data.h"
 #include "recipes/text/masking.h"
 #include "recipes/text/token_cache.h"
+#include "recipes/text_batches.h"
 
 namespace taper {
 
@@ -16,7 +17,7 @@ namespace taper {
 /// matters.
 class MaskedText final : public Data {
  public:
-  /// UserError as read_vocabulary and TokenCache; or the text is too short to hold any of it out.
+  /// UserError as vocabulary_of and TokenCache; or the text is too short to hold any of it out.
   explicit MaskedText(const Configuration& configuration);
 
   const DataFacts& facts() const override { return facts_; }
@@ -27,7 +28,7 @@ class MaskedText final : public Data {
                                          int64_t first = 0) const override;
 
  private:
-  class Reader;
+  AddSequence adder(const std::vector<std::span<const int32_t>>& split, uint64_t key) const;
 
   const DataOptions& options_;
   std::shared_ptr<const Vocabulary> vocabulary_;

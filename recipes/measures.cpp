@@ -47,6 +47,13 @@ const Measures& measures_of(const Configuration& configuration) {
       "images",
       "Share of test images classified correctly (top-1 accuracy)",
       {{"top1", "Top-1 accuracy", "top-1", true}, {"top5", "Top-5 accuracy", "top-5", true}}};
+  static const Measures kQuestions{
+      "token",
+      "window",
+      "text",
+      "F1 of the words that the answers share with the right ones, mean over the test questions",
+      {{"f1", "F1", "f1", true}, {"exact_match", "Exact match", "exact match", true}}};
+  if (configuration.data.questions()) return kQuestions;
   static const Measures kMaskedText{"token",
                                     "sequence",
                                     "text",

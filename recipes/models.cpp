@@ -51,6 +51,8 @@ BertSpec bert_spec(const Configuration& configuration, const DataFacts& data, bo
   if (data.labelled) {
     spec.head = BertSpec::Head::classification;
     spec.classes = data.classes;
+  } else if (data.questions) {
+    spec.head = BertSpec::Head::question_answering;
   }
   if (!widened) return spec;
   const double factor = configuration.widen.factor;

@@ -18,25 +18,56 @@ Engine engine_of(Configuration configuration, const std::string& device) {
   return Engine(configuration, device.empty() ? configuration.device : device);
 }
 
-OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device)
-    : configuration(read_run_configuration(directory)),
-      data(open_data(configuration)),
-      engine(engine_of(configuration, device)),
-      models(configuration, engine, data->facts()),
-      store(directory / "checkpoints", configuration.checkpoint.keep_last),
-      name(directory.string()) {
-  if (has_providers(directory)) engine.choices->set(read_providers(directory));
+Checkpoint load_run_checkpoint(const std::filesystem::path& directory, const Configuration& configuration,
+                               const std::string& best) {
+  const CheckpointStore store(directory / "checkpoints", configuration.checkpoint.keep_last);
+  std::string complaints;
+  const auto warn = [&](const std::string& sentence) { complaints += "; " + sentence; };
+  const std::string identity = run_identity(configuration);
+  auto checkpoint = best.empty() ? store.load_latest(identity, warn) : store.load_best(best, identity, warn);
+  if (!checkpoint) throw UserError("{} has no usable checkpoint{}", directory.string(), complaints);
+  if (!complaints.empty()) fmt::print(stderr, "{}\n", complaints.substr(2));
+  return std::move(*checkpoint);
 }
 
-void OpenRun::load(const std::string& best) {
-  std::string complaints;
-  auto warn = [&](const std::string& sentence) { complaints += "; " + sentence; };
-  std::string identity = run_identity(configuration);
-  auto checkpoint = best.empty() ? store.load_latest(identity, warn) : store.load_best(best, identity, warn);
-  if (!checkpoint) throw UserError("{} has no usable checkpoint{}", name, complaints);
-  if (!complaints.empty()) fmt::print(stderr, "{}\n", complaints.substr(2));
-  models.load(checkpoint->weights, checkpoint->name,
-              merged(configuration, std::stoll(checkpoint->metadata.at("stage"))), best);
+DataFacts facts_of(const Checkpoint& checkpoint) {
+  const auto found = checkpoint.metadata.find("facts");
+  if (found == checkpoint.metadata.end())
+    throw UserError(
+        "the checkpoint {} does not say what its data were: it was written by another version of Taper",
+        checkpoint.name);
+  return DataFacts::read(found->second);
+}
+
+OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best)
+    : OpenRun(directory, device, best, read_run_configuration(directory)) {}
+
+OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
+                 Configuration own)
+    : OpenRun(directory, device, best, own, load_run_checkpoint(directory, own, best)) {}
+
+OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
+                 Configuration own, const Checkpoint& checkpoint)
+    : name(directory.string()),
+      configuration(std::move(own)),
+      facts(facts_of(checkpoint)),
+      engine(engine_of(configuration, device)),
+      models(configuration, engine, facts) {
+  if (has_providers(directory)) engine.choices->set(read_providers(directory));
+  models.load(checkpoint.weights, checkpoint.name,
+              merged(configuration, std::stoll(checkpoint.metadata.at("stage"))), best);
+}
+
+std::unique_ptr<Data> OpenRun::data() const {
+  std::unique_ptr<Data> data = open_data(configuration);
+  const DataFacts& now = data->facts();
+  if (now.classes != facts.classes || now.vocabulary != facts.vocabulary || now.channels != facts.channels ||
+      now.labels != facts.labels)
+    throw UserError(
+        "{}: the data have other classes or another vocabulary than those that {} was trained on; bring them "
+        "back",
+        configuration.data.path, name);
+  return data;
 }
 
 std::vector<std::pair<std::string, std::filesystem::path>> task_runs(const std::filesystem::path& directory,

@@ -18,21 +18,33 @@ namespace taper {
 /// sentence on standard error.
 Engine engine_of(Configuration configuration, const std::string& device);
 
-/// A run's networks as its last checkpoint (or the best of one network) holds them.
+/// A checkpoint of the run in a folder: the last one, or the best of the network `best`. UserError: there is
+/// none. What is wrong with later ones is said on standard error.
+Checkpoint load_run_checkpoint(const std::filesystem::path& directory, const Configuration& configuration,
+                               const std::string& best = "");
+/// What its networks know of the data they were trained on. UserError: it is of another version.
+DataFacts facts_of(const Checkpoint& checkpoint);
+
+/// A run's networks as a checkpoint holds them, and what it knows of its data, which need not be there.
 struct OpenRun {
-  /// On `device`, or where that is "" on the run's own. UserError as read_run_configuration and open_data.
-  OpenRun(const std::filesystem::path& directory, const std::string& device);
+  /// On `device`, or where that is "" on the run's own. `best`: the network whose best evaluation is wanted,
+  /// or "" for the last state of all. UserError as read_run_configuration, load_run_checkpoint and facts_of.
+  OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best = "");
 
-  /// `best`: the network whose best evaluation is wanted, or "" for the last state of all. UserError: there
-  /// is no checkpoint.
-  void load(const std::string& best);
+  /// The run's data. UserError as open_data, or they are not those that the networks were made for.
+  std::unique_ptr<Data> data() const;
 
+  std::string name;
   Configuration configuration;
-  std::unique_ptr<Data> data;
+  DataFacts facts;
   Engine engine;
   Models models;
-  CheckpointStore store;
-  std::string name;
+
+ private:
+  OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
+          Configuration own);
+  OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
+          Configuration own, const Checkpoint& checkpoint);
 };
 
 /// The networks that have begun to learn a task in the stage `task`, with the folders of their runs.

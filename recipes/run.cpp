@@ -109,6 +109,7 @@ std::map<std::string, std::string> Run::metadata() {
       {"step", std::to_string(position_.step)},
       {"skipped", std::to_string(skipped_)},
       {"data", data_->identity()},
+      {"facts", data_->facts().write()},
       {"log.metrics", std::to_string(log.metrics)},
       {"log.events", std::to_string(log.events)},
       {"optimizer.steps", std::to_string(optimizer_ ? optimizer_->steps() : 0)}};
@@ -149,9 +150,11 @@ void Run::save_best(const std::string& network, const Evaluation& evaluation) {
   best_[network] = score;
   if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save(network);
-  checkpoints_.save_best(
-      network, score, sequence_,
-      {identity_, {{"stage", std::to_string(position_.stage)}}, std::move(weights.tensors), {}});
+  checkpoints_.save_best(network, score, sequence_,
+                         {identity_,
+                          {{"stage", std::to_string(position_.stage)}, {"facts", data_->facts().write()}},
+                          std::move(weights.tensors),
+                          {}});
 }
 
 bool Run::train() {

@@ -35,6 +35,11 @@ bool merged(const Configuration& configuration, int64_t stage);
 std::filesystem::path task_directory(const std::filesystem::path& run, const std::string& task,
                                      const std::string& network);
 
+/// The configuration of that run: this one's, with the task as its data and one stage, which starts from the
+/// encoder in a file.
+Configuration task_configuration(const Configuration& configuration, const std::string& task,
+                                 const std::string& network, const std::filesystem::path& encoder);
+
 /// How a stage is trained, in steps. UserError if its batch is larger than the data.
 struct Plan {
   int64_t steps = 0;  ///< of each unit

@@ -7,11 +7,8 @@
 
 namespace taper {
 
-namespace {
-
 namespace fs = std::filesystem;
 
-// The configuration of such a run: this one's, with the task as its data and one stage.
 Configuration task_configuration(const Configuration& c, const std::string& task, const std::string& network,
                                  const fs::path& encoder) {
   Configuration own = c;
@@ -21,19 +18,14 @@ Configuration task_configuration(const Configuration& c, const std::string& task
   own.wide.weights.clear();
   own.data.format = c.task.format;
   own.data.path = (fs::path(c.task.path) / task).string();
-  own.data.sequence_length = c.task.sequence_length;
   own.data.train_limit = own.data.test_limit = 0;
   own.data.on_error = "stop";
-  own.data.text = c.task.text;
-  own.data.pair = c.task.pair;
-  own.data.label = c.task.label;
-  own.data.regression = c.task.regression;
+  static_cast<ExampleOptions&>(own.data) = c.task;
   own.network.encoder = encoder.string();
   own.task = {};
+  own.task.sequence_length = own.data.sequence_length;  // no task's, but never 0 in a run's folder
   return own;
 }
-
-}  // namespace
 
 fs::path task_directory(const fs::path& run, const std::string& task, const std::string& network) {
   return run / "tasks" / task / network;

@@ -9,6 +9,8 @@ namespace taper {
 
 ShardLoss label_loss(Tape& tape, const Var& output, const ShardInput& input, double smoothing) {
   if (input.scores.defined()) return {squared_error(tape, output, input.scores), input.count};
+  if (input.spans)
+    return {span_cross_entropy(tape, output, *input.sequences, input.labels), input.labels.size()};
   return {cross_entropy(tape, output, input.labels, smoothing), input.labels.size()};
 }
 

@@ -20,8 +20,8 @@ struct ShardLoss {
   int64_t terms;
 };
 
-/// Cross-entropy of a network's logits with the labels, summed over these; of a regression the squared error
-/// of its one output.
+/// Cross-entropy of a network's logits with the labels, summed over these; of spans that of each end's logits
+/// over its sequence; of a regression the squared error of its one output. Spans know no smoothing.
 ShardLoss label_loss(Tape& tape, const Var& output, const ShardInput& input, double smoothing);
 
 /// Runs the forward pass of a shard; every loss is a root of the tape.

@@ -59,23 +59,19 @@ void TextModel::open_folder(const std::filesystem::path& folder, const std::stri
 
 void TextModel::open_run(const std::filesystem::path& directory, const std::string& wanted,
                          const std::string& device) {
-  Configuration configuration = read_run_configuration(directory);
-  if (configuration.network.kind != "bert" || configuration.data.format != "text")
+  const Configuration own = read_run_configuration(directory);
+  if (own.network.kind != "bert" || own.data.format != "text")
     throw UserError("{} is not a run of masked language modelling (data.format = \"text\")",
                     directory.string());
+  Configuration configuration = own;
   configuration.shards = kBatches;  // how many batches may be under way; it changes no bit of what is read
-  vocabulary_ = std::make_shared<const Vocabulary>(read_vocabulary(configuration.data.vocabulary));
-  tokenizer_ = std::make_unique<Tokenizer>(vocabulary_, !configuration.data.cased);
+  const Checkpoint checkpoint = load_run_checkpoint(directory, own);
+  const DataFacts facts = facts_of(checkpoint);
+  vocabulary_ = vocabulary_of(own, facts);
+  tokenizer_ = std::make_unique<Tokenizer>(vocabulary_, !own.data.cased);
   engine_ = std::make_unique<Engine>(engine_of(configuration, device));
-  const Configuration own = read_run_configuration(directory);
-  const CheckpointStore store(directory / "checkpoints", own.checkpoint.keep_last);
-  const auto checkpoint = store.load_latest(
-      run_identity(own), [](const std::string& sentence) { std::fprintf(stderr, "%s\n", sentence.c_str()); });
-  if (!checkpoint) throw UserError("{} has no usable checkpoint", directory.string());
-  const DataFacts facts{.extent = {1, own.data.sequence_length}, .vocabulary = vocabulary_->size()};
   Models models(own, *engine_, facts);
-  models.load(checkpoint->weights, checkpoint->name,
-              merged(own, std::stoll(checkpoint->metadata.at("stage"))));
+  models.load(checkpoint.weights, checkpoint.name, merged(own, std::stoll(checkpoint.metadata.at("stage"))));
   const std::string name = !wanted.empty() ? wanted : models.has("thin") ? "thin" : "baseline";
   if (!models.has(name))
     throw UserError("{} has no {} network yet; it has {}", directory.string(), name,
@@ -111,11 +107,8 @@ std::vector<Token> TextModel::encode(std::string_view line, int64_t number, bool
   return tokens;
 }
 
-namespace {
-
-// What the network gives for each batch, on the host, in the order of the batches.
-std::vector<std::vector<float>> run(Engine& engine, const Network& network,
-                                    const std::vector<TextBatch>& batches) {
+std::vector<std::vector<float>> run_batches(Engine& engine, const Network& network,
+                                            const std::vector<TextBatch>& batches) {
   std::vector<std::vector<float>> results(batches.size());
   engine.team->run(std::ssize(batches), [&](Stream& stream, int64_t i) {
     const TextBatch& batch = batches[static_cast<size_t>(i)];
@@ -129,15 +122,13 @@ std::vector<std::vector<float>> run(Engine& engine, const Network& network,
   return results;
 }
 
-}  // namespace
-
 void read_lines(Engine& engine, const Network& network,
                 const std::function<void(TextBatch&, std::string_view, int64_t)>& encode,
                 const std::function<void(const TextBatch&, const std::vector<float>&)>& write) {
   LineReader reader(stdin, "standard input", InvalidText::refuse);
   std::vector<TextBatch> batches;
   const auto finish = [&] {
-    const std::vector<std::vector<float>> results = run(engine, network, batches);
+    const std::vector<std::vector<float>> results = run_batches(engine, network, batches);
     for (size_t i = 0; i < batches.size(); ++i) write(batches[i], results[i]);
     batches.clear();
     if (std::fflush(stdout) != 0) throw Failure("standard output could not be written");

@@ -45,6 +45,10 @@ class TextModel {
   std::unique_ptr<Network> network_;
 };
 
+/// What the network gives for each batch, as f32, in their order.
+std::vector<std::vector<float>> run_batches(Engine& engine, const Network& network,
+                                            const std::vector<TextBatch>& batches);
+
 /// Reads standard input in portions: `encode` turns line `number` (from 1) into a sequence of the batch,
 /// `write` gets each batch's lines and what the network gave. Lines come out in their order; memory is
 /// bounded.

@@ -171,7 +171,8 @@ TEST(Squad, ComplainsWithPlaceAndRemedy) {
   };
   EXPECT_THAT(complaint(squad(
                   R"({"id": "1", "question": "Where?", "answers": [{"text": "Paulo", "answer_start": 8}]})")),
-              HasSubstr("file, data[0], paragraphs[0], qas[0], answers[0]: the answer \"Paulo\" is not at "
+              HasSubstr("file, data[0], paragraphs[0], qas[0], answers[0]: the answer \"Paulo\" to the "
+                        "question \"1\" is not at "
                         "character 8 of its "
                         "context; correct answer_start"));
   EXPECT_THAT(

@@ -56,7 +56,8 @@ std::vector<int64_t> character_bytes(std::string_view text) {
   return bytes;
 }
 
-SquadAnswer read_answer(const Part& part, const std::string& context, const std::vector<int64_t>& bytes) {
+SquadAnswer read_answer(const Part& part, const std::string& id, const std::string& context,
+                        const std::vector<int64_t>& bytes) {
   const std::string& text = part.text("text");
   const Json& start = part.member("answer_start");
   if (!start.is_number_integer()) throw UserError("{}: \"answer_start\" is not a whole number", part.place);
@@ -65,10 +66,10 @@ SquadAnswer read_answer(const Part& part, const std::string& context, const std:
   const int64_t begin = inside ? bytes[static_cast<size_t>(character)] : 0;
   if (!inside || text.empty() || context.compare(static_cast<size_t>(begin), text.size(), text) != 0)
     throw UserError(
-        "{}: the answer \"{}\" is not at character {} of its context; correct answer_start, which counts "
-        "characters "
-        "from 0, or remove the question",
-        part.place, text, character);
+        "{}: the answer \"{}\" to the question \"{}\" is not at character {} of its context; correct "
+        "answer_start, "
+        "which counts characters from 0, or remove the question",
+        part.place, text, id, character);
   return {text, begin, begin + std::ssize(text)};
 }
 
@@ -147,7 +148,7 @@ Squad parse_squad(std::string_view json, const std::string& shown) {
         }
         if (impossible) continue;
         for (const Part& answer : question.list("answers"))
-          read.answers.push_back(read_answer(answer, *context, bytes));
+          read.answers.push_back(read_answer(answer, read.id, *context, bytes));
         if (read.answers.empty())
           throw UserError(
               "{}: the question \"{}\" has no answer; in SQuAD 2.0 it then says \"is_impossible\": true",

@@ -59,13 +59,15 @@ ShardInput TextBatch::upload(Tape& tape, int64_t begin, int64_t end) const {
   if (!masked.empty()) sequences->masked = Tensor::from<int32_t>(stream, {std::ssize(masked)}, masked);
   sequences->key = dropout_key;
   tape.sequences = sequences.get();
-  const std::span<const int32_t> own = places.empty() ? part(labels, begin, end)
+  const int64_t each = std::ssize(labels) / count;  // of sequences that have labels themselves
+  const std::span<const int32_t> own = places.empty() ? part(labels, each * begin, each * end)
                                                       : part(labels, mask_offsets[static_cast<size_t>(begin)],
                                                              mask_offsets[static_cast<size_t>(end)]);
   ShardInput result{tape.constant(Tensor::from<int32_t>(stream, {3, rows}, input)),
                     Tensor::from<int32_t>(stream, {std::ssize(own)}, own), end - begin, std::move(sequences)};
   if (!scores.empty())
     result.scores = Tensor::from<float>(stream, {end - begin, 1}, part(scores, begin, end));
+  result.spans = places.empty() && each == 2;
   return result;
 }
 

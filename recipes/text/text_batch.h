@@ -10,7 +10,8 @@
 namespace taper {
 
 /// Sequences one after the other; a shard's rows hold its own sequences and no padding. Labels belong to the
-/// masked tokens, or, where nothing is masked, to the sequences.
+/// masked tokens, or, where nothing is masked, to the sequences: one each, or two, an answer's first and last
+/// token.
 struct TextBatch final : Batch {
   ShardInput upload(Tape& tape, int64_t begin, int64_t end) const override;
   int64_t items() const override { return std::ssize(words); }
