@@ -6,6 +6,7 @@
 #include "recipes/cost.h"
 #include "recipes/measures.h"
 #include "recipes/progress.h"
+#include "recipes/run.h"
 #include "recipes/table.h"
 
 namespace taper {
@@ -51,13 +52,12 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
   }
   Table stages({"stage", "trains", "units", "steps each", "batch", "PFLOPs", "memory GB", "time here"});
   double all_seconds = 0;
-  for (const std::string& name : c.stages) {
-    if (!c.trains(name)) continue;
-    StageCost cost = stage_cost(c, name, data, engine, models);
-    int64_t memory = cost.memory(c, engine.type, c.shards, engine.team->workers());
+  const auto add = [&](const std::string& stage, const std::string& task, const Configuration& own,
+                       const StageCost& cost) {
+    int64_t memory = cost.memory(own, engine.type, c.shards, engine.team->workers());
     double seconds = cost.flops / rate;
     all_seconds += seconds;
-    out["stages"].push_back({{"stage", name},
+    out["stages"].push_back({{"stage", stage},
                              {"network", cost.network},
                              {"units", cost.units},
                              {"steps", cost.steps},
@@ -65,10 +65,23 @@ void describe_command(const std::filesystem::path& path, const std::vector<std::
                              {"flops", cost.flops},
                              {"memory_bytes", memory},
                              {"seconds", seconds}});
-    stages.add({name, cost.network, std::to_string(cost.units), grouped(cost.steps),
-                std::to_string(cost.batch), fmt::format("{:.3f}", 1e-15 * cost.flops),
+    if (!task.empty()) out["stages"].back()["task"] = task;
+    stages.add({task.empty() ? stage : stage + " " + task, cost.network, std::to_string(cost.units),
+                grouped(cost.steps), std::to_string(cost.batch), fmt::format("{:.3f}", 1e-15 * cost.flops),
                 fmt::format("{:.2f}", 1e-9 * static_cast<double>(memory)), duration_text(seconds)});
-  }
+  };
+  for (const std::string& name : c.stages)
+    if (c.trains(name)) add(name, "", c, stage_cost(c, name, data, engine, models));
+  for (const std::string& network : c.runs("task") ? c.task.networks : std::vector<std::string>{})
+    for (const std::string& task : c.task.names) {
+      const Configuration own = task_configuration(c, task, network, "");
+      std::string from;
+      const DataFacts facts = facts_without_data(own, from);
+      Models learners(own, engine, facts);
+      StageCost cost = stage_cost(own, own.stages.front(), facts, engine, learners);
+      cost.network = network;
+      add("task", task, own, cost);
+    }
   out["flops_per_second"] = rate;
   out["seconds"] = all_seconds;
   if (json) {

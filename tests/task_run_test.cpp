@@ -85,6 +85,11 @@ TEST_F(TaskRunTest, LearnsATaskFromEachNetworkAndPredicts) {
   EXPECT_THAT(with_input("predict " + output.string() + " --task ends --json", sentences).text,
               HasSubstr("\"probabilities\":{\"nothing\":"));
 
+  // What was learnt is used without what it was learnt from.
+  fs::remove_all(folder_ / "tasks");
+  EXPECT_EQ(with_input("predict " + output.string() + " --task ends", sentences).text, predicted.text);
+  EXPECT_EQ(run({"evaluate", output.string(), "--task", "ends"}).code, 2);
+
   const Result vectors = with_input("embed " + output.string(), sentences);
   EXPECT_EQ(std::ranges::count(vectors.text, '\n'), 2) << vectors.text;
   EXPECT_EQ(std::ranges::count(vectors.text, ' '), 2 * 15) << vectors.text;
@@ -114,6 +119,41 @@ TEST_F(TaskRunTest, LearnsATaskFromEachNetworkAndPredicts) {
     EXPECT_EQ(refused.code, 2) << command;
     EXPECT_THAT(refused.text, HasSubstr(says));
   }
+  // Vocabularies with another word than the networks'.
+  for (const fs::path& folder : {text_.folder, fs::path(exported)})
+    std::ofstream(folder / "vocab.txt", std::ios::app) << "unheard-of\n";
+  for (const auto& [command, says] : std::vector<std::pair<std::string, std::string>>{
+           {"predict " + output.string() + " --task ends", "and the run was trained with "},
+           {"embed " + output.string(), "and the run was trained with "},
+           {"export " + output.string() + " " + (folder_ / "other").string(),
+            "and the run was trained with "},
+           {"embed " + exported, "they do not belong together"}}) {
+    const Result refused = with_input(command, sentences);
+    EXPECT_EQ(refused.code, 2) << command;
+    EXPECT_THAT(refused.text, HasSubstr(says)) << command;
+  }
+}
+
+TEST_F(TaskRunTest, IsDescribedWithItsCost) {
+  std::vector<std::string> arguments = configuration();
+  arguments.insert(arguments.begin(), {"describe", "--json"});
+  const auto stages = nlohmann::json::parse(run(arguments).text)["stages"];
+  ASSERT_EQ(stages.size(), 4) << stages;  // wide, imitate, and the task from each network
+  for (const size_t i : {2, 3}) {
+    EXPECT_EQ(stages[i]["task"], "ends");
+    EXPECT_EQ(stages[i]["network"], i == 2 ? "thin" : "wide");
+    EXPECT_EQ(stages[i]["steps"], 60);
+  }
+  EXPECT_LT(stages[2]["flops"], stages[3]["flops"]);
+  // The length in epochs is that of the task's texts: 192.
+  arguments.insert(arguments.end(), {"--set", "task.steps=0", "--set", "task.epochs=5"});
+  EXPECT_EQ(nlohmann::json::parse(run(arguments).text)["stages"][2]["steps"], 5 * 192 / 16);
+  arguments.erase(arguments.begin() + 1);
+  EXPECT_THAT(run(arguments).text, HasSubstr("task ends    thin"));
+  fs::remove_all(folder_ / "tasks");
+  const Result missing = run(arguments);
+  EXPECT_EQ(missing.code, 2);
+  EXPECT_THAT(missing.text, HasSubstr("ends is not there; put the labelled text there"));
 }
 
 TEST_F(TaskRunTest, StoppedInATaskItGoesOnToTheSameBytes) {
