@@ -56,6 +56,21 @@ TEST(SimtCheck, FindsReadsOfWhatNobodyWrote) {
       message(Broken::kUninitialised),
       HasSubstr("reads byte 0 of simt_test::broken_kernel::tile, which no thread of the block has written"));
   EXPECT_THAT(message(Broken::kUninitialisedDynamic), HasSubstr("reads byte 20 of dynamic shared memory"));
+
+  // Of global memory half is written, and of its copy the same half.
+  OnDevice<int> count(std::vector<int>{0});
+  float *halves = nullptr, *copy = nullptr;
+  ASSERT_EQ(cudaMalloc(&halves, 512), cudaSuccess);
+  ASSERT_EQ(cudaMalloc(&copy, 512), cudaSuccess);
+  ASSERT_EQ(cudaMemset(halves, 0, 256), cudaSuccess);
+  ASSERT_EQ(cudaMemset(copy, 0, 512), cudaSuccess);
+  ASSERT_EQ(cudaMemcpy(copy, halves, 512, cudaMemcpyDeviceToDevice), cudaSuccess);
+  for (float* x : {halves, copy})
+    EXPECT_THAT(
+        message(run_broken(Broken::kNothing, x, count.get())),
+        HasSubstr("reads 4 bytes at byte 256 of a block of 512 bytes, some of which nothing has written"));
+  ASSERT_EQ(cudaFree(halves), cudaSuccess);
+  ASSERT_EQ(cudaFree(copy), cudaSuccess);
 }
 
 TEST(SimtCheck, FindsAddressesThatAreNone) {
@@ -143,7 +158,7 @@ TEST(SimtCheck, CountsCopiesThatAreNotValid) {
 }
 
 TEST(SimtCheck, CountsLdmatrixByItsRows) {
-  OnDevice<uint16_t> a(64 * 32), b(64 * 32);
+  OnDevice<uint16_t> a(std::vector<uint16_t>(64 * 32)), b(std::vector<uint16_t>(64 * 32));
   OnDevice<float> c(64 * 64);
   simt::count_accesses(true);
   ASSERT_EQ(gemm_bf16(a.get(), b.get(), c.get(), 64, 64, 32, nullptr), cudaSuccess);

@@ -105,6 +105,10 @@ bool on_device(const void* pointer, size_t bytes) {
   return within(device().blocks, pointer, bytes);
 }
 
+void filled(void* destination, size_t bytes) {
+  if constexpr (kChecked) Checker::instance().filled(destination, bytes);
+}
+
 void set_memory_limit(int64_t bytes) {
   Device& memory = device();
   std::lock_guard lock(memory.mutex);
@@ -181,11 +185,15 @@ cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
     const auto* from = static_cast<const std::byte*>(source);
     return submit(stream, [destination, staged = std::vector<std::byte>(from, from + bytes)] {
       std::memcpy(destination, staged.data(), staged.size());
+      filled(destination, staged.size());
       return std::string();
     });
   }
   auto copy = [=] {
     std::memmove(destination, source, bytes);
+    if (!from_device) filled(destination, bytes);
+    if constexpr (kChecked)
+      if (to_device && from_device) Checker::instance().copied(destination, source, bytes);
     return std::string();
   };
   return submit(stream, copy, !to_device && !pinned(destination, bytes));
@@ -201,6 +209,7 @@ cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes, cudaStre
   if (!taper::simt::on_device(destination, bytes)) return remember(cudaErrorInvalidValue);
   return submit(stream, [=] {
     std::memset(destination, value, bytes);
+    taper::simt::filled(destination, bytes);
     return std::string();
   });
 }

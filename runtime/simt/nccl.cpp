@@ -199,6 +199,7 @@ bool NcclRank::transfer(Operation& operation) {
     ++channel.put;
   } else {
     std::memcpy(data, channel.piece, piece);
+    filled(data, piece);
     ++channel.taken;
   }
   operation.done += piece;

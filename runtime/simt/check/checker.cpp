@@ -47,7 +47,7 @@ bool constant(uintptr_t address) {
 
 // Calls use(word, mask) for each four bytes of which some, those in the mask, are meant.
 template <typename Use>
-void for_words(size_t offset, uint32_t bytes, Use use) {
+void for_words(size_t offset, size_t bytes, Use use) {
   for (size_t end = offset + bytes; offset < end;) {
     size_t word = offset / 4 * 4, next = std::min(end, word + 4);
     use(word, ((1U << (next - word)) - 1) & ~((1U << (offset - word)) - 1));
@@ -79,7 +79,10 @@ Checker::Checker()
 
 void Checker::allocated(void* block, size_t bytes) {
   std::lock_guard lock(blocks_mutex_);
-  blocks_[number(block)] = {.bytes = bytes, .freed = false, .cells = std::make_unique<Cells>(bytes)};
+  blocks_[number(block)] = {.bytes = bytes,
+                            .freed = false,
+                            .cells = std::make_unique<Cells>(bytes),
+                            .written = std::vector<uint8_t>((bytes + 3) / 4)};
   blocks_changed_ = true;
 }
 
@@ -96,6 +99,28 @@ void Checker::released(void* block) {
     blocks_.erase(oldest);
     std::free(kept_.front());
     kept_.pop_front();
+  }
+}
+
+void Checker::filled(void* destination, size_t bytes) {
+  std::lock_guard lock(blocks_mutex_);
+  auto [first, block] = find_block(number(destination));
+  if (block == nullptr) return;
+  for_words(number(destination) - first, bytes,
+            [&](size_t word, uint32_t mask) { block->written[word / 4] |= static_cast<uint8_t>(mask); });
+}
+
+void Checker::copied(void* destination, const void* source, size_t bytes) {
+  std::lock_guard lock(blocks_mutex_);
+  auto [to_first, to] = find_block(number(destination));
+  auto [from_first, from] = find_block(number(source));
+  size_t at = number(destination) - to_first, there = number(source) - from_first;
+  for (; bytes > 0; ++at, ++there, --bytes) {
+    const uint8_t bit = static_cast<uint8_t>(1U << at % 4);
+    if ((from->written[there / 4] >> there % 4 & 1) != 0)
+      to->written[at / 4] |= bit;
+    else
+      to->written[at / 4] &= static_cast<uint8_t>(~bit);
   }
 }
 
@@ -207,11 +232,18 @@ Checker::Range Checker::find_global(uintptr_t address) {
   for (const Range& range : recent_)
     if (range.block != nullptr && address - range.first < range.block->bytes) return range;
   std::lock_guard lock(blocks_mutex_);
+  Range found = find_block(address);
+  if (found.block != nullptr) recent_[oldest_++ % recent_.size()] = found;
+  return found;
+}
+
+// Of blocks_, whose mutex is held.
+Checker::Range Checker::find_block(uintptr_t address) {
   auto after = blocks_.upper_bound(address);
   if (after == blocks_.begin()) return {};
   auto& [first, block] = *std::prev(after);
   if (address - first >= block.bytes) return {};
-  return recent_[oldest_++ % recent_.size()] = {first, &block};
+  return {first, &block};
 }
 
 void Checker::use_global(uintptr_t address, uint32_t bytes, Kind kind, uint16_t site) {
@@ -221,6 +253,14 @@ void Checker::use_global(uintptr_t address, uint32_t bytes, Kind kind, uint16_t 
   if (kind == Kind::kAtomic) clock_.atomic();
   for_words(address - range.first, bytes, [&](size_t word, uint32_t mask) {
     order(range.block->cells->of(word), mask, kind, site, false);
+    uint8_t& written = range.block->written[word / 4];
+    if (kind == Kind::kWrite)
+      written |= static_cast<uint8_t>(mask);
+    else if ((written & mask) != mask)
+      fail(fmt::format(
+               "{} {} bytes at byte {} of a block of {} bytes, some of which nothing has written so far",
+               verb(kind), bytes, address - range.first, range.block->bytes),
+           site);
   });
 }
 

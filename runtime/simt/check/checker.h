@@ -58,6 +58,9 @@ class Checker {
   /// Device memory came or went. What went is kept for a while, so that a later use is recognised.
   void allocated(void* block, size_t bytes);
   void released(void* block);
+  /// Bytes came there from the host; or from the device, where what nothing has written stays so. Any thread.
+  void filled(void* destination, size_t bytes);
+  void copied(void* destination, const void* source, size_t bytes);
 
   /// Held while a grid runs.
   std::mutex& one_grid() { return one_grid_; }
@@ -86,6 +89,7 @@ class Checker {
     size_t bytes = 0;
     bool freed = false;
     std::unique_ptr<Cells> cells;
+    std::vector<uint8_t> written;  // which bytes of each four
   };
   struct Range {
     uintptr_t first = 0;
@@ -104,6 +108,7 @@ class Checker {
   void use_shared(const Shared& place, uint32_t bytes, Kind kind, uint16_t site);
   void use_global(uintptr_t address, uint32_t bytes, Kind kind, uint16_t site);
   Range find_global(uintptr_t address);
+  Range find_block(uintptr_t address);
   void order(Cell& cell, uint32_t mask, Kind kind, uint16_t site, bool shared);
   [[noreturn]] void fail(std::string message, uint16_t site);
   void use_other(uintptr_t address, uint32_t bytes, Kind kind, uint16_t site);
