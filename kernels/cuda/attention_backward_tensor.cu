@@ -2,7 +2,8 @@
 // tiles).
 //
 // One kernel, two ways round. A block owns kOwn rows of one sequence and head, a warp 16 M of them; tiles of
-// 32 rows of the other kind stream by, the next one being copied while the present one is worked on:
+// 32 rows of the other kind (16, for keys of heads of 128) stream by, the next one being copied while the
+// present one is worked on:
 //
 //                 own rows A, B     streamed A, B     sums of the own rows
 //   for queries   Q, dO             K, V              dQ += dS K
@@ -28,7 +29,9 @@ namespace taper::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-constexpr int kStreamed = 32, N = kStreamed / 8;
+/// Rows of a streamed tile: fewer where the sums leave few registers.
+template <int kHead, bool kForKeys>
+inline constexpr int kStreamed = kHead == 128 && kForKeys ? 16 : 32;
 /// Tiles of 16 rows in a warp: as many as leave registers for their sums, which are two for keys.
 template <int kHead, bool kForKeys>
 inline constexpr int kTiles = kHead*(kForKeys ? 2 : 1) <= 64 ? 2 : 1;
@@ -36,16 +39,16 @@ template <int kHead, bool kForKeys>
 inline constexpr int kOwn = kWarps * 16 * kTiles<kHead, kForKeys>;
 
 /// A stage of the pipeline: the streamed tiles, and the rows' logsumexp and delta where they are queries.
-template <int kHead>
+template <int kHead, int kRows>
 struct Stage {
-  Bf16 a[kStreamed * kHead], b[kStreamed * kHead];
-  float logsumexp[kStreamed], delta[kStreamed];
+  Bf16 a[kRows * kHead], b[kRows * kHead];
+  float logsumexp[kRows], delta[kRows];
 };
 
 template <int kHead, bool kForKeys>
 struct Shared {
   Bf16 a[kOwn<kHead, kForKeys> * kHead], b[kOwn<kHead, kForKeys> * kHead];
-  Stage<kHead> stages[2];
+  Stage<kHead, kStreamed<kHead, kForKeys>> stages[2];
 };
 
 /// Pointers of one call.
@@ -61,27 +64,29 @@ struct Backward {
   }
 };
 
-template <int kHead, bool kForKeys>
-__device__ void copy_stage(const Backward& call, const AttentionRows& rows, int first, Stage<kHead>& to) {
+template <bool kForKeys, int kHead, int kRows>
+__device__ void copy_stage(const Backward& call, const AttentionRows& rows, int first,
+                           Stage<kHead, kRows>& to) {
   const int64_t token = rows.begin + first, model = call.view.model();
   const int count = rows.length - first;
   if constexpr (kForKeys) {
-    copy_tile<kStreamed, kHead, kThreads>(to.a, call.qkv + call.view.vector(token, 0), 3 * model, count);
-    copy_tile<kStreamed, kHead, kThreads>(to.b, call.output_gradient(token), model, count);
-    const int i = static_cast<int>(threadIdx.x) % kStreamed;
-    if (threadIdx.x < 2 * kStreamed)
-      cp_async<4>((threadIdx.x < kStreamed ? to.logsumexp : to.delta) + i,
-                  (threadIdx.x < kStreamed ? call.logsumexp : call.delta) + call.view.statistic(token + i),
+    copy_tile<kRows, kHead, kThreads>(to.a, call.qkv + call.view.vector(token, 0), 3 * model, count);
+    copy_tile<kRows, kHead, kThreads>(to.b, call.output_gradient(token), model, count);
+    const int i = static_cast<int>(threadIdx.x) % kRows;
+    if (threadIdx.x < 2 * kRows)
+      cp_async<4>((threadIdx.x < kRows ? to.logsumexp : to.delta) + i,
+                  (threadIdx.x < kRows ? call.logsumexp : call.delta) + call.view.statistic(token + i),
                   i < count);
   } else {
-    copy_tile<kStreamed, kHead, kThreads>(to.a, call.qkv + call.view.vector(token, 1), 3 * model, count);
-    copy_tile<kStreamed, kHead, kThreads>(to.b, call.qkv + call.view.vector(token, 2), 3 * model, count);
+    copy_tile<kRows, kHead, kThreads>(to.a, call.qkv + call.view.vector(token, 1), 3 * model, count);
+    copy_tile<kRows, kHead, kThreads>(to.b, call.qkv + call.view.vector(token, 2), 3 * model, count);
   }
 }
 
 template <int kHead, bool kForKeys>
 __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call) {
   constexpr int M = kTiles<kHead, kForKeys>, kWarpRows = 16 * M, kRows = kOwn<kHead, kForKeys>;
+  constexpr int kColumns = kStreamed<kHead, kForKeys>, N = kColumns / 8;
   const AttentionView& view = call.view;
   const AttentionRows rows = locate_rows<kRows>(view);
   if (rows.first >= rows.length) return;
@@ -97,8 +102,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call) {
   // Queries see keys no later than themselves, keys are seen by queries no earlier.
   const int start = kForKeys && view.causal ? rows.first : 0;
   const int end = !kForKeys && view.causal ? min(rows.length, rows.first + kRows) : rows.length;
-  const int tiles = (end - start + kStreamed - 1) / kStreamed;
-  copy_stage<kHead, kForKeys>(call, rows, start, shared.stages[0]);
+  const int tiles = (end - start + kColumns - 1) / kColumns;
+  copy_stage<kForKeys>(call, rows, start, shared.stages[0]);
   cp_async_commit();
 
   const int lane = lane_number(), warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
@@ -118,15 +123,14 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(Backward call) {
 
   HeadSums<M, kHead> sums_a{}, sums_b{};
   for (int tile = 0; tile < tiles; ++tile) {
-    const int first = start + tile * kStreamed;
-    if (tile + 1 < tiles)
-      copy_stage<kHead, kForKeys>(call, rows, first + kStreamed, shared.stages[(tile + 1) % 2]);
+    const int first = start + tile * kColumns;
+    if (tile + 1 < tiles) copy_stage<kForKeys>(call, rows, first + kColumns, shared.stages[(tile + 1) % 2]);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
-    const Stage<kHead>& stage = shared.stages[tile % 2];
-    const bool some_seen = kForKeys ? view.sees(first + kStreamed - 1, warp_first)
-                                    : view.sees(warp_first + kWarpRows - 1, first);
+    const auto& stage = shared.stages[tile % 2];
+    const bool some_seen =
+        kForKeys ? view.sees(first + kColumns - 1, warp_first) : view.sees(warp_first + kWarpRows - 1, first);
     if (warp_first < rows.length && some_seen) {
       float p[M][N][4], ds[M][N][4];
       multiply_rows<M, N, kHead>(p, shared.a, warp_row, stage.a);
