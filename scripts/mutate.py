@@ -20,8 +20,9 @@ Examples:
     scripts/mutate.py --survivors                the survivors again, after a test was made stronger
     scripts/mutate.py --table                    the table of docs/kernels.md
 
-Results lie in .cache/mutants.jsonl, one line each; a sample is run afresh and its results are not kept. Change no source
-while mutants run: what is compiled would no longer be what was mutated.
+Results lie in tests/mutant_results.jsonl, one line each, and are committed: all of them are hours of work, done in parts. A
+sample is run afresh and its results are not kept. Change no source while mutants run: what is compiled would no longer be
+what was mutated.
 """
 import argparse
 import collections
@@ -40,7 +41,7 @@ import time
 
 from kernel_mutants import KERNELS, ROOT, kernel_files, mutants_of
 
-RESULTS = ROOT / ".cache/mutants.jsonl"
+RESULTS = ROOT / "tests/mutant_results.jsonl"
 LISTED = ROOT / "tests/mutants.json"
 DOCS = ROOT / "docs/kernels.md"
 BEGIN, END = "<!-- scripts/mutate.py --table: begin -->", "<!-- scripts/mutate.py --table: end -->"
@@ -306,11 +307,9 @@ def main():
         print("Nothing to run: every mutant has a result.")
         return 0
     random.Random(arguments.seed).shuffle(mutants)  # what is done when it is stopped is a fair sample
-    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as out:
         def record(mutant, result):
-            fields = {"id": mutant.id, "file": mutant.file, "line": mutant.line, "rule": mutant.rule,
-                      "text": mutant.text, "after": mutant.after, "preset": arguments.preset, "result": result}
+            fields = {"id": mutant.id, "file": mutant.file, "preset": arguments.preset, "result": result}
             print(json.dumps(fields), file=out, flush=True)
         run_all(mutants, arguments.preset, arguments.jobs, record)
     return 0
