@@ -5,7 +5,9 @@
 # Parts:
 #   fuzz      every fuzz target for FUZZ_SECONDS (600) seconds from its seeds and what earlier campaigns found
 #   kills     KILL_ROUNDS (20) rounds of runs killed at random moments, each round at other moments, then resumed: the same bytes
-#   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes
+#   ranks     RANK_TRIALS (50) times one of several ranks is killed, stopped or starved at a random moment; then resumed: the same bytes.
+#             Started again, it goes on after the last trial that has passed. RANK_TIMEOUT (3): the run's rank_timeout; more on a
+#             machine where a rank may have to wait so long for a core
 #   network   two ranks on two network namespaces, over a link of three speeds: the bits of one process, times beside the plan's
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
 #   cuda      nvcc compiles the CUDA kernels for every architecture; their resources are within the budget (40 minutes of a core)
@@ -27,7 +29,16 @@ part_kills() {
 part_ranks() {
   cmake --preset default -DTAPER_TESTS=ON >/dev/null
   cmake --build build --target ranks_test
-  TAPER_TEST_SEED=${RANK_SEED:-1} TAPER_TEST_TRIALS=${RANK_TRIALS:-50} build/tests/ranks_test --gtest_filter='*ALostRank*'
+  local seed=${RANK_SEED:-1} results
+  mkdir -p .cache/campaign
+  results=.cache/campaign/ranks-$seed-$(git rev-parse --short HEAD).tsv  # of another commit, nothing is taken over
+  TAPER_TEST_RESULTS=$results TAPER_TEST_SEED=$seed TAPER_TEST_TRIALS=${RANK_TRIALS:-50} TAPER_TEST_TIMEOUT=${RANK_TIMEOUT:-3} \
+    build/tests/ranks_test --gtest_filter='*ALostRank*' --gtest_brief=1
+  awk -F'\t' '{ ++trials[$1]; if ($2 > slowest[$1]) slowest[$1] = $2 }
+    END {
+      print "| a rank is | trials passed | slowest end, in seconds |\n| --- | ---: | ---: |"
+      for (kind in trials) print "| " kind " | " trials[kind] " | " (kind == "starved" ? "" : slowest[kind]) " |"
+    }' "$results"
 }
 part_network() {
   cmake --preset default -DTAPER_BENCH=ON >/dev/null

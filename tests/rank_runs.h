@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "runtime/tcp/socket.h"
 #include "tests/taper_process.h"
 
 namespace taper {
@@ -19,6 +20,8 @@ inline std::vector<std::string> settings(std::vector<std::string> values, bool r
   if (resume) arguments.emplace_back("--resume");
   return arguments;
 }
+
+inline int64_t free_port() { return port_of(listen_at("127.0.0.1", 0)); }
 
 /// What a test of ranks trains, whoever starts them.
 class RankRuns : public ProcessTest {
@@ -51,6 +54,42 @@ class RankRuns : public ProcessTest {
     EXPECT_EQ(events(run), events(expected)) << run;
     EXPECT_FALSE(saved(expected).empty());
     EXPECT_TRUE(saved(run) == saved(expected)) << run;
+  }
+
+  // What torchrun sets for a rank on this machine, as env takes it.
+  std::vector<std::string> variables(int rank, int ranks, int64_t port) const {
+    const std::string number = std::to_string(rank), count = std::to_string(ranks);
+    return {"RANK=" + number,        "WORLD_SIZE=" + count,
+            "LOCAL_RANK=" + number,  "LOCAL_WORLD_SIZE=" + count,
+            "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port)};
+  }
+  Process start_with(std::vector<std::string> variables, const std::vector<std::string>& arguments) {
+    variables.insert(variables.begin(), "env");
+    variables.emplace_back(TAPER_BINARY);
+    variables.insert(variables.end(), arguments.begin(), arguments.end());
+    return launch(std::move(variables));
+  }
+  // Starts ranks that connect among themselves.
+  std::vector<Process> start_alone(int ranks, const std::vector<std::string>& arguments) {
+    const int64_t port = free_port();
+    std::vector<Process> processes;
+    for (int rank = 0; rank < ranks; ++rank)
+      processes.push_back(start_with(variables(rank, ranks, port), arguments));
+    return processes;
+  }
+  // What all of them have printed, and their exit codes.
+  struct Results {
+    std::vector<int> codes;
+    std::string text;
+  };
+  Results wait_for_all(const std::vector<Process>& processes) {
+    Results results;
+    for (const Process& process : processes) {
+      const Result result = wait(process);
+      results.codes.push_back(result.code);
+      results.text += result.text;
+    }
+    return results;
   }
 };
 

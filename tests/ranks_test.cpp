@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
 #include <chrono>
 #include <map>
 
@@ -15,7 +16,9 @@
 namespace taper {
 namespace {
 
+using testing::Each;
 using testing::HasSubstr;
+using testing::Ne;
 
 class RanksTest : public RankRuns {
  protected:
@@ -295,58 +298,71 @@ TEST_F(RanksTest, NaNEndsAllRanksWithOneMessage) {
   EXPECT_THAT(two.text, HasSubstr(one.text.substr(one.text.find("taper: stage baseline"))));
 }
 
-// One rank is killed, stopped for good, or stopped for a while, at a random moment. scripts/campaign.sh has
-// more trials.
+// One rank is killed, stopped for good, or stopped for a while, at a random moment, of ranks that mpirun has
+// started, and every other three times of ranks on their own. scripts/campaign.sh has more trials, and with
+// TAPER_TEST_RESULTS goes on where that file of results ends.
 TEST_F(RanksTest, ALostRankEndsAllAndNothingIsLost) {
-  const char* seed = std::getenv("TAPER_TEST_SEED");
-  const char* trials = std::getenv("TAPER_TEST_TRIALS");
-  Draws draws(seed != nullptr ? std::stoull(seed) : 7, 0, 0);
-  const std::vector<std::string> how = {"shards=4", "rank_timeout=3"};
+  auto setting = [](const char* name, const std::string& other) {
+    const char* value = std::getenv(name);
+    return value != nullptr ? std::string(value) : other;
+  };
+  const std::string results_file = setting("TAPER_TEST_RESULTS", "");
+  const std::string timeout = setting("TAPER_TEST_TIMEOUT", "3");
+  const std::vector<std::string> how = {"shards=4", "rank_timeout=" + timeout};
   ASSERT_EQ(run(train(folder_ / "whole", settings(how))).code, 0);
   auto total = static_cast<uint32_t>(events(folder_ / "whole").size());
-  for (int trial = 0; trial < (trials != nullptr ? std::stoi(trials) : 3); ++trial) {
+  for (int trial = static_cast<int>(count(read(results_file), "\n"));
+       trial < std::stoi(setting("TAPER_TEST_TRIALS", "3")); ++trial) {
+    Draws draws(std::stoull(setting("TAPER_TEST_SEED", "7")), static_cast<uint64_t>(trial), 0);
     fs::path output = folder_ / std::to_string(trial);
     int ranks = draws.below(2) == 0 ? 2 : 4,
         lost = static_cast<int>(draws.below(static_cast<uint32_t>(ranks)));
     int64_t lines = 1 + draws.below(total - 10);
-    enum {
-      kKilled,
-      kStopped,
-      kStarved
-    } kind = trial % 3 == 0   ? kKilled
-             : trial % 3 == 1 ? kStopped
-                              : kStarved;
-    SCOPED_TRACE(fmt::format("trial {}: {} of {} ranks, from line {}", trial, lost, ranks, lines));
-    Process process = start_ranks(ranks, train(output, settings(how)));
-    ASSERT_TRUE(wait_for_lines(process, output, lines));
-    auto all = ranks_of(process);
+    const bool alone = trial / 3 % 2 == 1;
+    const std::string kind = std::array{"killed", "stopped", "starved"}[static_cast<size_t>(trial % 3)];
+    const std::string what = fmt::format("rank {} of {} {}, {}, from line {}", lost, ranks, kind,
+                                         alone ? "without mpirun" : "under mpirun", lines);
+    SCOPED_TRACE(fmt::format("trial {}: {}", trial, what));
+    const std::vector<std::string> arguments = train(output, settings(how));
+    const std::vector<Process> processes =
+        alone ? start_alone(ranks, arguments) : std::vector{start_ranks(ranks, arguments)};
+    ASSERT_TRUE(wait_for_lines(processes[0], output, lines)) << read(processes[0].output);
+    std::map<int, pid_t> all;
+    if (alone)
+      for (const Process& process : processes) all.emplace(static_cast<int>(all.size()), process.pid);
+    else
+      all = ranks_of(processes[0]);
     ASSERT_EQ(std::ssize(all), ranks);
     auto begin = std::chrono::steady_clock::now();
-    kill(all[lost], kind == kKilled ? SIGKILL : SIGSTOP);
-    if (kind == kStarved) {
+    kill(all[lost], kind == "killed" ? SIGKILL : SIGSTOP);
+    if (kind == "starved") {
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
       kill(all[lost], SIGCONT);
     }
-    Result result = wait(process);
+    const Results results = wait_for_all(processes);
     auto seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     for (auto [rank, pid] : all) {
       for (int tenth = 0; tenth < 100 && !ended(pid); ++tenth)  // mpirun does not wait for those it kills
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
       EXPECT_TRUE(ended(pid)) << "rank " << rank << " was left behind";
     }
-    if (kind == kStarved) {
-      EXPECT_EQ(result.code, 0) << result.text;
+    if (kind == "starved") {
+      EXPECT_THAT(results.codes, Each(0)) << results.text;
     } else {
-      EXPECT_NE(result.code, 0) << result.text;
-      EXPECT_LT(seconds, 3 + 30) << "the timeout, and what a busy machine adds";
-      EXPECT_EQ(count(result.text, "taper: "), 1) << result.text;
-      EXPECT_THAT(result.text, HasSubstr(fmt::format("taper: rank {} (process {} on ", lost, all[lost])));
-      EXPECT_THAT(result.text, HasSubstr(kind == kKilled ? "has died" : "has not been heard of"));
-      EXPECT_THAT(result.text, HasSubstr("The run was in stage "));
+      EXPECT_THAT(results.codes, Each(Ne(0))) << results.text;
+      EXPECT_LT(seconds, std::stoi(timeout) + 30) << "the timeout, and what a busy machine adds";
+      EXPECT_EQ(count(results.text, "taper: "), 1) << results.text;
+      EXPECT_THAT(results.text, HasSubstr(fmt::format("taper: rank {} (process {} on ", lost, all[lost])));
+      EXPECT_THAT(results.text, HasSubstr(kind == "killed" ? "has died" : "has not been heard of"));
+      EXPECT_THAT(results.text, HasSubstr("The run was in stage "));
       Result resumed = run_ranks(ranks, train(output, settings(how, true)));
       ASSERT_EQ(resumed.code, 0) << resumed.text;
     }
     expect_same(output, folder_ / "whole");
+    if (HasFailure()) return;
+    if (!results_file.empty())
+      std::ofstream(results_file, std::ios::app) << fmt::format("{}\t{:.1f}\t{}\n", kind, seconds, what);
+    fs::remove_all(output);
   }
 }
 

@@ -18,8 +18,6 @@ namespace {
 
 using testing::HasSubstr;
 
-int64_t free_port() { return port_of(listen_at("127.0.0.1", 0)); }
-
 std::unique_ptr<Communicator> connect_rank(int64_t rank, int64_t ranks, int64_t port, double patience = 60) {
   return make_tcp_communicator({.rank = rank, .ranks = ranks}, {"127.0.0.1", port}, patience);
 }
@@ -107,42 +105,7 @@ TEST(TcpRanks, WhoeverDoesNotComeIsNamed) {
                  {"rank 0 cannot listen at MASTER_ADDR=127.0.0.1 MASTER_PORT=" + shown, "already in use"});
 }
 
-class TcpRuns : public RankRuns {
- protected:
-  std::vector<std::string> variables(int rank, int ranks, int64_t port) const {
-    const std::string number = std::to_string(rank), count = std::to_string(ranks);
-    return {"RANK=" + number,        "WORLD_SIZE=" + count,
-            "LOCAL_RANK=" + number,  "LOCAL_WORLD_SIZE=" + count,
-            "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + std::to_string(port)};
-  }
-  Process start_with(std::vector<std::string> variables, const std::vector<std::string>& arguments) {
-    variables.insert(variables.begin(), "env");
-    variables.emplace_back(TAPER_BINARY);
-    variables.insert(variables.end(), arguments.begin(), arguments.end());
-    return launch(std::move(variables));
-  }
-  std::vector<Process> start_ranks(int ranks, const std::vector<std::string>& arguments) {
-    const int64_t port = free_port();
-    std::vector<Process> processes;
-    for (int rank = 0; rank < ranks; ++rank)
-      processes.push_back(start_with(variables(rank, ranks, port), arguments));
-    return processes;
-  }
-  // What all of them have printed, and their exit codes.
-  struct Results {
-    std::vector<int> codes;
-    std::string text;
-  };
-  Results wait_for_all(const std::vector<Process>& processes) {
-    Results results;
-    for (const Process& process : processes) {
-      const Result result = wait(process);
-      results.codes.push_back(result.code);
-      results.text += result.text;
-    }
-    return results;
-  }
-};
+class TcpRuns : public RankRuns {};
 
 TEST_F(TcpRuns, GiveTheBytesOfOneProcess) {
   const std::vector<std::string> how =
@@ -152,7 +115,7 @@ TEST_F(TcpRuns, GiveTheBytesOfOneProcess) {
     std::vector<std::string> arguments = how;
     const fs::path several = folder_ / std::to_string(ranks);
     arguments[2] = several.string();
-    const Results results = wait_for_all(start_ranks(ranks, arguments));
+    const Results results = wait_for_all(start_alone(ranks, arguments));
     ASSERT_EQ(results.codes, std::vector<int>(static_cast<size_t>(ranks))) << results.text;
     expect_same(several, folder_ / "one");
     EXPECT_EQ(count(results.text, "the run is in "), 1) << "only one rank speaks";
@@ -166,7 +129,7 @@ TEST_F(TcpRuns, SimulatedGpusGiveTheBytesOfOneProcess) {
       {"device=sim", "stages=[\"baseline\"]", "network.width=4", "data.train_limit=32", "data.test_limit=8",
        "baseline.batch_size=8", "baseline.steps=2", "baseline.evaluate_every=2"});
   ASSERT_EQ(run(train(folder_ / "one", how)).code, 0);
-  const Results results = wait_for_all(start_ranks(2, train(folder_ / "two", how)));
+  const Results results = wait_for_all(start_alone(2, train(folder_ / "two", how)));
   ASSERT_EQ(results.codes, std::vector<int>({0, 0})) << results.text;
   expect_same(folder_ / "two", folder_ / "one");
 }
@@ -181,7 +144,7 @@ TEST_F(TcpRuns, ALostRankEndsAllAndNothingIsLost) {
   for (const Case& c : {Case{2, 1, SIGKILL}, {2, 0, SIGKILL}, {4, 2, SIGSTOP}, {4, 0, SIGSTOP}}) {
     SCOPED_TRACE(fmt::format("signal {} to rank {} of {}", c.signal, c.lost, c.ranks));
     const fs::path output = folder_ / fmt::format("{}-{}", c.lost, c.signal);
-    const std::vector<Process> processes = start_ranks(c.ranks, train(output, settings(how)));
+    const std::vector<Process> processes = start_alone(c.ranks, train(output, settings(how)));
     ASSERT_TRUE(wait_for_lines(processes[0], output, 5));
     const pid_t lost = processes[static_cast<size_t>(c.lost)].pid;
     const double begin = clock_now();
@@ -194,7 +157,7 @@ TEST_F(TcpRuns, ALostRankEndsAllAndNothingIsLost) {
     EXPECT_THAT(results.text, HasSubstr(fmt::format("taper: rank {} (process {} on ", c.lost, lost)));
     EXPECT_THAT(results.text, HasSubstr(c.signal == SIGKILL ? "has died" : "has not been heard of"));
     EXPECT_THAT(results.text, HasSubstr("The run was in stage "));
-    const Results resumed = wait_for_all(start_ranks(2, train(output, settings(how, true))));
+    const Results resumed = wait_for_all(start_alone(2, train(output, settings(how, true))));
     ASSERT_EQ(resumed.codes, std::vector<int>({0, 0})) << resumed.text;
     expect_same(output, folder_ / "whole");
   }
