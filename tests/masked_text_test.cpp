@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <future>
 #include <map>
 #include <set>
 
@@ -13,6 +15,7 @@
 #include "recipes/step.h"
 #include "recipes/text/text_batch.h"
 #include "recipes/text/tokenizer.h"
+#include "runtime/file.h"
 #include "tests/small_text.h"
 
 namespace taper {
@@ -122,7 +125,8 @@ class TokenCacheTest : public testing::Test {
   }
   std::vector<fs::path> caches() const {
     std::vector<fs::path> all;
-    for (const auto& entry : fs::directory_iterator(text_.folder / "cache")) all.push_back(entry.path());
+    for (const auto& entry : fs::directory_iterator(text_.folder / "cache"))
+      if (entry.path().filename() != ".lock") all.push_back(entry.path());
     return all;
   }
   void write(const std::string& name, const std::string& content) const {
@@ -191,6 +195,24 @@ TEST_F(TokenCacheTest, IsReadAgainAndRemadeWhereItMust) {
   write("three.txt", "nothing follows");
   EXPECT_GT(tokens().size(), first.size());
   EXPECT_EQ(caches().size(), 2u);
+}
+
+// While one tokenises, others wait, and then read what it made.
+TEST_F(TokenCacheTest, IsMadeByOneOfSeveralProcesses) {
+  const std::vector<int32_t> expected = tokens();
+  const fs::path file = caches().at(0), aside = text_.folder / "aside";
+  fs::rename(file, aside);
+  std::future<std::vector<int32_t>> other;
+  {
+    const FolderLock tokenising(text_.folder / "cache", FolderLock::Kind::exclusive);
+    other = std::async(std::launch::async, [&] { return tokens(); });
+    EXPECT_EQ(other.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
+    EXPECT_TRUE(caches().empty());
+    fs::rename(aside, file);
+  }
+  const auto made = fs::last_write_time(file);
+  EXPECT_EQ(other.get(), expected);
+  EXPECT_EQ(fs::last_write_time(file), made) << "it was tokenised again";
 }
 
 TEST_F(TokenCacheTest, NamesWhatIsNoText) {

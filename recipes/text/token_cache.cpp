@@ -10,6 +10,7 @@
 #include "recipes/progress.h"
 #include "recipes/text/tokenizer.h"
 #include "runtime/error.h"
+#include "runtime/file.h"
 #include "runtime/manifest.h"
 
 namespace taper {
@@ -117,12 +118,15 @@ int64_t write_tokens(const fs::path& path, const TextSource& source, Tokenizer& 
   return count;
 }
 
-void write_cache(const fs::path& path, const TextSource& source) {
+void make_cache_folder(const fs::path& folder) {
   std::error_code error;
-  fs::create_directories(path.parent_path(), error);
+  fs::create_directories(folder, error);
   if (error)
-    throw UserError("{}: the folder cannot be made: {}; name another data.cache", path.parent_path().string(),
+    throw UserError("{}: the folder cannot be made: {}; name another data.cache", folder.string(),
                     error.message());
+}
+
+void write_cache(const fs::path& path, const TextSource& source) {
   Writer writer(path);
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
@@ -165,6 +169,20 @@ std::string damage(std::span<const std::byte> bytes, int64_t files) {
   return "";
 }
 
+// The cache, if it is there and whole; or what is wrong with one that is there.
+struct Found {
+  std::optional<MappedFile> file = {};
+  std::string damage = {};
+};
+Found find_cache(const fs::path& path, int64_t files) {
+  Found found;
+  if (!fs::exists(path)) return found;
+  found.file.emplace(path);
+  found.damage = damage(found.file->bytes(), files);
+  if (!found.damage.empty()) found.file.reset();
+  return found;
+}
+
 }  // namespace
 
 std::vector<fs::path> text_files(const fs::path& path) {
@@ -186,16 +204,20 @@ std::vector<fs::path> text_files(const fs::path& path) {
 TokenCache::TokenCache(const TextSource& source, const fs::path& folder) : name_(cache_name(source)) {
   fs::path path = folder / name_;
   const auto files = std::ssize(source.files);
-  if (fs::exists(path)) {
-    mapped_.emplace(path);
-    if (std::string what = damage(mapped_->bytes(), files); !what.empty()) {
-      fmt::print(stderr, "{}: {}; the text is tokenised anew\n", path.string(), what);
-      mapped_.reset();
+  if (Found ready = find_cache(path, files); ready.file) {
+    mapped_.emplace(std::move(*ready.file));
+  } else {
+    make_cache_folder(folder);
+    const FolderLock one_at_a_time(folder, FolderLock::Kind::exclusive);
+    Found made = find_cache(path, files);  // by another process, meanwhile
+    if (made.file) {
+      mapped_.emplace(std::move(*made.file));
+    } else {
+      if (!made.damage.empty())
+        fmt::print(stderr, "{}: {}; the text is tokenised anew\n", path.string(), made.damage);
+      write_cache(path, source);
+      mapped_.emplace(path);
     }
-  }
-  if (!mapped_) {
-    write_cache(path, source);
-    mapped_.emplace(path);
   }
   const std::byte* bytes = mapped_->bytes().data() + sizeof(Header);
   starts_ = {reinterpret_cast<const int64_t*>(bytes), source.files.size() + 1};

@@ -34,7 +34,8 @@ class TokenCache {
   /// Opens the cache of this source in `folder`, or tokenises the files, in memory that does not grow with
   /// them, and writes it there, whole or not at all. Its name is a hash of the files' content, the vocabulary
   /// and the options, so what has changed is tokenised anew; a cache that is damaged is remade, with a
-  /// sentence on standard error. UserError names a file that is empty or not text, and the line and byte.
+  /// sentence on standard error. Of several processes, one writes and the others wait for it. UserError names
+  /// a file that is empty or not text, and the line and byte.
   TokenCache(const TextSource& source, const std::filesystem::path& folder);
 
   /// The tokens of file `i`, without [CLS] and a last [SEP].
