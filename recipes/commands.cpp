@@ -27,6 +27,26 @@ extern "C" void request_stop(int signal) {
 
 namespace {
 
+// Each would choose by its own clock.
+void require_fixed_providers(const Communicator& ranks, const Configuration& configuration) {
+  if (ranks.ranks() > 1 && (configuration.matmul == "auto" || configuration.convolution == "auto"))
+    throw UserError(
+        "matmul and convolution = \"auto\" are for one rank, for each would choose by its own clock");
+}
+
+// Calls it on every rank that was started; all end together, and an error is printed once.
+void on_ranks(const std::function<void(Communicator&)>& command) {
+  std::unique_ptr<Communicator> ranks = make_communicator(process_environment());
+  try {
+    command(*ranks);
+  } catch (const Error& error) {
+    ranks->fail(error.what(), error.exit_code());
+  } catch (const std::exception& error) {
+    ranks->fail(error.what(), 1);
+  }
+  ranks->finish();
+}
+
 void train(const TrainArguments& arguments, Communicator& ranks) {
   Configuration configuration = read_configuration(arguments.configuration, arguments.overrides);
   std::filesystem::path output = arguments.output.empty()
@@ -34,9 +54,7 @@ void train(const TrainArguments& arguments, Communicator& ranks) {
                                      : arguments.output;
   ranks.set_timeout(static_cast<double>(configuration.rank_timeout));
   require_possible_ranks(ranks, configuration);
-  if (ranks.ranks() > 1 && (configuration.matmul == "auto" || configuration.convolution == "auto"))
-    throw UserError(
-        "matmul and convolution = \"auto\" are for one rank, for each would choose by its own clock");
+  require_fixed_providers(ranks, configuration);
   Choices choices;
   if (!arguments.providers_from.empty()) {
     if (configuration.matmul != "auto" && configuration.convolution != "auto")
@@ -59,26 +77,34 @@ void train(const TrainArguments& arguments, Communicator& ranks) {
 }  // namespace
 
 void train_command(const TrainArguments& arguments) {
-  std::unique_ptr<Communicator> ranks = make_communicator(process_environment());
-  try {
-    train(arguments, *ranks);
-  } catch (const Error& error) {
-    ranks->fail(error.what(), error.exit_code());
-  } catch (const std::exception& error) {
-    ranks->fail(error.what(), 1);
-  }
-  ranks->finish();
+  on_ranks([&](Communicator& ranks) { train(arguments, ranks); });
 }
 
-void evaluate_command(const EvaluateArguments& arguments) {
+void require_one_rank(const std::string& command) {
+  on_ranks([&](const Communicator& ranks) {
+    if (ranks.ranks() > 1)
+      throw UserError(
+          "{} is for one process, and {} ranks were started; train and evaluate divide their work", command,
+          ranks.ranks());
+  });
+}
+
+namespace {
+
+void evaluate_run(const EvaluateArguments& arguments, Communicator& ranks) {
+  if ((ranks.ranks() & (ranks.ranks() - 1)) != 0)
+    throw UserError("{} ranks cannot divide an evaluation; their number must be a power of two",
+                    ranks.ranks());
   // A task's networks have a run each.
   std::vector<std::pair<std::string, std::filesystem::path>> runs = {{"", arguments.run}};
   if (!arguments.task.empty()) runs = task_runs(arguments.run, arguments.task);
   std::optional<Table> table;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const auto& [learner, folder] : runs) {
-    OpenRun run(folder, arguments.device);
+    OpenRun run(folder, arguments.device, "", ranks);
+    require_fixed_providers(ranks, run.configuration);
     const std::unique_ptr<Data> data = run.data();
+    require_equal_ranks(run.configuration, *data, run.engine);
     const Measures& measures = measures_of(run.configuration);
     if (!table) {
       std::vector<std::string> columns{"network"};
@@ -109,10 +135,17 @@ void evaluate_command(const EvaluateArguments& arguments) {
       table->add(cells);
     }
   }
+  if (!ranks.first()) return;
   if (arguments.json)
     fmt::print("{}\n", rows.dump(2));
   else if (table)
     fmt::print("{}", table->text());
+}
+
+}  // namespace
+
+void evaluate_command(const EvaluateArguments& arguments) {
+  on_ranks([&](Communicator& ranks) { evaluate_run(arguments, ranks); });
 }
 
 void export_command(const ExportArguments& arguments) {

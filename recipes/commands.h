@@ -24,8 +24,12 @@ struct EvaluateArguments {
   std::string device;  ///< another than the one that it was trained on, or ""
   bool json = false;
 };
-/// Metrics, loss, parameters, FLOPs and speed of every network in a run's last checkpoint, on its test split.
+/// Metrics, loss, parameters, FLOPs and speed of every network in a run's last checkpoint, on its test split,
+/// which several ranks divide.
 void evaluate_command(const EvaluateArguments& arguments);
+
+/// UserError, printed once, where several ranks were started: for the commands that do not divide their work.
+void require_one_rank(const std::string& command);
 
 /// What a configuration would cost, without training and without its data.
 void describe_command(const std::filesystem::path& configuration, const std::vector<std::string>& overrides,

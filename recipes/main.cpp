@@ -68,7 +68,10 @@ int run(int argc, char** argv) {
   bool json = false, best = false;
   CLI::App* evaluate_app = app.add_subcommand(
       "evaluate",
-      "Print metrics, loss, parameters, FLOPs and speed of every network in a run, on its test split.");
+      "Print metrics, loss, parameters, FLOPs and speed of every network in a run, on its test split.\n"
+      "Started by mpirun or srun, several processes divide the split and print once, to the same numbers; "
+      "each "
+      "must see the run directory.");
   evaluate_app->add_option("run", path, "a run directory")->required();
   evaluate_app->add_flag("--json", json, "print JSON");
   std::string task;
@@ -258,6 +261,7 @@ int run(int argc, char** argv) {
           argv[1]);
     return app.exit(error) == 0 ? 0 : 2;
   }
+  if (!*train_app && !*evaluate_app) taper::require_one_rank(app.get_subcommands().front()->get_name());
   if (*train_app) {
     for (const auto& [key, value] :
          {std::pair{"device", device}, {"matmul", matmul}, {"convolution", convolution}})

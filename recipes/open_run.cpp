@@ -1,21 +1,24 @@
 #include "recipes/open_run.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "recipes/providers_file.h"
+#include "recipes/ranks.h"
 #include "recipes/run.h"
 #include "runtime/error.h"
 
 namespace taper {
 
-Engine engine_of(Configuration configuration, const std::string& device) {
+Engine engine_of(Configuration configuration, const std::string& device, Communicator& ranks) {
   // By whom products are made changes nothing that is stored.
   if (!device.empty() && device != "cuda") configuration.matmul = configuration.convolution = "own";
   if (configuration.precision == "tf32" && device == "cpu") {
-    fmt::print(stderr, "the device cpu has no tf32, in which this run was trained; it computes in f32\n");
+    if (ranks.first())
+      fmt::print(stderr, "the device cpu has no tf32, in which this run was trained; it computes in f32\n");
     configuration.precision = "f32";
   }
-  return Engine(configuration, device.empty() ? configuration.device : device);
+  return Engine(configuration, device.empty() ? configuration.device : device, ranks);
 }
 
 Checkpoint load_run_checkpoint(const std::filesystem::path& directory, const Configuration& configuration,
@@ -39,19 +42,31 @@ DataFacts facts_of(const Checkpoint& checkpoint) {
   return DataFacts::read(found->second);
 }
 
-OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best)
-    : OpenRun(directory, device, best, read_run_configuration(directory)) {}
+namespace {
+
+Checkpoint share_run_checkpoint(Communicator& ranks, const std::filesystem::path& directory,
+                                const Configuration& configuration, const std::string& best) {
+  std::optional<Checkpoint> own;
+  if (ranks.first()) own = load_run_checkpoint(directory, configuration, best);
+  return std::move(*share_checkpoint(ranks, std::move(own)));
+}
+
+}  // namespace
 
 OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-                 Configuration own)
-    : OpenRun(directory, device, best, own, load_run_checkpoint(directory, own, best)) {}
+                 Communicator& ranks)
+    : OpenRun(directory, device, best, ranks, read_run_configuration(directory)) {}
 
 OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-                 Configuration own, const Checkpoint& checkpoint)
+                 Communicator& ranks, Configuration own)
+    : OpenRun(directory, device, best, ranks, own, share_run_checkpoint(ranks, directory, own, best)) {}
+
+OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
+                 Communicator& ranks, Configuration own, const Checkpoint& checkpoint)
     : name(directory.string()),
       configuration(std::move(own)),
       facts(facts_of(checkpoint)),
-      engine(engine_of(configuration, device)),
+      engine(engine_of(configuration, device, ranks)),
       models(configuration, engine, facts) {
   if (has_providers(directory)) engine.choices->set(read_providers(directory));
   models.load(checkpoint.weights, checkpoint.name,

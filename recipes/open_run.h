@@ -16,7 +16,7 @@ namespace taper {
 /// What computes with the networks of a run: `device`, or where that is "" the run's own. tf32 changes how
 /// products are made and nothing that is stored, so what was trained in it is used in f32 on the CPU, with a
 /// sentence on standard error.
-Engine engine_of(Configuration configuration, const std::string& device);
+Engine engine_of(Configuration configuration, const std::string& device, Communicator& ranks = only_rank());
 
 /// A checkpoint of the run in a folder: the last one, or the best of the network `best`. UserError: there is
 /// none. What is wrong with later ones is said on standard error.
@@ -29,7 +29,9 @@ DataFacts facts_of(const Checkpoint& checkpoint);
 struct OpenRun {
   /// On `device`, or where that is "" on the run's own. `best`: the network whose best evaluation is wanted,
   /// or "" for the last state of all. UserError as read_run_configuration, load_run_checkpoint and facts_of.
-  OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best = "");
+  /// Of several ranks, the first reads the checkpoint for all.
+  OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best = "",
+          Communicator& ranks = only_rank());
 
   /// The run's data. UserError as open_data, or they are not those that the networks were made for.
   std::unique_ptr<Data> data() const;
@@ -42,9 +44,9 @@ struct OpenRun {
 
  private:
   OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-          Configuration own);
+          Communicator& ranks, Configuration own);
   OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-          Configuration own, const Checkpoint& checkpoint);
+          Communicator& ranks, Configuration own, const Checkpoint& checkpoint);
 };
 
 /// The networks that have begun to learn a task in the stage `task`, with the folders of their runs.

@@ -72,9 +72,9 @@ class CachingAllocator {
 ///
 /// Streams are not ordered among themselves. What one stream's work has written, another may use only after
 /// the first was synchronised, and memory of another stream's allocator is released only after the user was.
-/// Two places do both for everything above the kernels: a Team's run() returns when every stream that took
-/// part has been synchronised, and what is handed to another worker while a run lasts (the sums of a
-/// ShardTree, a ParameterStore's derived copies) is synchronised before it is handed over.
+/// Above the kernels that is seen to: a Team's run() ends with its streams synchronised; what is handed to
+/// another worker or the communication thread while it lasts (a ShardTree's sums, derived copies) is
+/// synchronised before; and a CommunicationThread synchronises its stream behind each task.
 class Stream {
  public:
   explicit Stream(std::unique_ptr<Memory> memory)
