@@ -136,6 +136,7 @@ struct ImitateOptions : StageOptions {
   std::string input = "sequential";
   std::string unit = "block";
   std::string order = "bottom_up";
+  std::string parallel = "data";
   std::string bridges = "tied";
   int64_t bridge_samples = 1024;
   int64_t statistics_batches = 32;

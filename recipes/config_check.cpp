@@ -242,6 +242,28 @@ void check_bert(const Configuration& c, const Place& place) {
   }
 }
 
+// Units that are trained side by side must not need each other.
+void check_parallel_units(const Configuration& c, const Place& place) {
+  const std::string where = place("imitate.parallel");
+  auto refuse = [&](const std::string& setting, const std::string& reason, const std::string& remedy) {
+    throw UserError("{}: imitate.parallel = \"units\" and {}: {}; {}, or imitate.parallel = \"data\"", where,
+                    setting, reason, remedy);
+  };
+  if (c.imitate.input != "teacher")
+    refuse("imitate.input = \"sequential\"", "each unit reads what the trained ones below it give",
+           "set imitate.input = \"teacher\"");
+  if (c.imitate.order != "bottom_up")
+    refuse("imitate.order = \"together\"", "every step trains all units at once",
+           "set imitate.order = \"bottom_up\"");
+  if (c.widen.kind == "full" && c.imitate.bridges == "free")
+    refuse("imitate.bridges = \"free\"", "a unit reads through the bridge that the one below it trains",
+           "set imitate.bridges = \"tied\"");
+  if (c.imitate.ema_decay != 0)
+    refuse("imitate.ema_decay",
+           "the average is one of the whole network, over the units' steps one after the other",
+           "set imitate.ema_decay = 0");
+}
+
 void check_network(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
   const bool bert = network.kind == "bert", text = c.data.of_text();
@@ -314,6 +336,7 @@ void check_configuration(const Configuration& c, const Place& place) {
     if (c.trains(stage) || stage == "task") check_stage(c, stage, place);
   check_data(c.data, place);
   check_network(c, place);
+  if (c.runs("imitate") && c.imitate.parallel == "units") check_parallel_units(c, place);
   if (c.runs("task")) check_task(c, place);
 }
 

@@ -334,6 +334,13 @@ Section describe(Configuration& c) {
         "loss.",
         {},
         {"bottom_up", "together"}},
+       {"parallel",
+        &c.imitate.parallel,
+        "What several ranks divide: each batch (`data`); or the units, which with `teacher` input do not "
+        "wait for "
+        "each other (`units`), and batches where there are more ranks than units. No bit depends on it.",
+        {},
+        {"data", "units"}},
        {"bridges",
         &c.imitate.bridges,
         "Linear maps between widths under `widen.kind = \"full\"`.",

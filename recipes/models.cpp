@@ -30,7 +30,9 @@ Engine::Engine(const Configuration& configuration, const std::string& device, Co
   cores = std::min<int64_t>(cores, sysconf(_SC_NPROCESSORS_ONLN) / ranks.local_ranks());
   // A GPU is filled by a few streams; more would only hold more memory.
   int64_t at_once = device == "cuda" ? kStreamsPerGpu : cores / configuration.threads_per_shard;
-  int64_t workers = std::clamp<int64_t>(at_once, 1, std::max<int64_t>(1, shards / ranks.ranks()));
+  // Ranks that divide units have more shards each than those that divide batches.
+  int64_t most = configuration.imitate.parallel == "units" ? shards : shards / ranks.ranks();
+  int64_t workers = std::clamp<int64_t>(at_once, 1, std::max<int64_t>(1, most));
   team = std::make_unique<Team>(*backend, static_cast<int>(workers),
                                 static_cast<int>(configuration.threads_per_shard));
 }

@@ -94,6 +94,18 @@ void require_equal_ranks(const Configuration& configuration, const Data& data, E
     if (!sentence.empty()) throw UserError("{}", sentence);
 }
 
+RankGroups::RankGroups(Engine& engine, int64_t count)
+    : count(count),
+      within(engine.ranks,
+             engine.ranks.rank() / (engine.ranks.ranks() / count) * (engine.ranks.ranks() / count), 1,
+             engine.ranks.ranks() / count),
+      across(engine.ranks, engine.ranks.rank() % (engine.ranks.ranks() / count), engine.ranks.ranks() / count,
+             count),
+      connected(count == 1 ? nullptr : engine.backend->connect(within)),
+      ranks(count == 1  ? engine.ranks
+            : connected ? *connected
+                        : static_cast<Communicator&>(within)) {}
+
 std::optional<Checkpoint> share_checkpoint(Communicator& ranks, std::optional<Checkpoint> own) {
   if (ranks.ranks() == 1) return own;
   nlohmann::json head;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "recipes/ranks.h"
 #include "recipes/report.h"
 #include "recipes/system.h"
 #include "runtime/error.h"
@@ -67,8 +66,8 @@ bool merged(const Configuration& configuration, int64_t stage) {
   return found != stages.end() && found - stages.begin() < stage;
 }
 
-StepContext Run::context(const std::string& network) {
-  return {*engine_.team, *models_[network].network, engine_.type, engine_.shards, engine_.ranks};
+StepContext Run::context(const Job& job) {
+  return {*engine_.team, *models_[job.network].network, engine_.type, engine_.shards, job.ranks};
 }
 
 void Run::open_log(LogPosition position) {
@@ -136,12 +135,11 @@ HostTensors Run::optimizer_state() {
   return result;
 }
 
-void Run::save() {
-  HostTensors state = optimizer_state();
+void Run::save(const HostTensors& state) {
   if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save();
   write_providers(directory_, engine_.choices->all());
-  checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), std::move(state.tensors)});
+  checkpoints_.save(sequence_, {identity_, metadata(), std::move(weights.tensors), state.tensors});
 }
 
 void Run::save_best(const std::string& network, const Evaluation& evaluation) {

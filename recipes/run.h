@@ -2,6 +2,7 @@
 // A run: the stages of a configuration, from wherever its last checkpoint left off to the end.
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "recipes/evaluate.h"
 #include "recipes/imitation.h"
 #include "recipes/providers_file.h"
+#include "recipes/ranks.h"
 #include "recipes/run_log.h"
 #include "runtime/checkpoint.h"
 
@@ -72,30 +74,56 @@ class Run {
     std::string network;  ///< that is trained
     Objective objective;
     double student_flops, teacher_flops;  ///< of one sample of one step
+    Communicator& ranks;                  ///< that divide its batches
     Targets targets{};                    ///< of imitation
+  };
+  /// How fast steps follow each other.
+  struct Pace {
+    std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
+    double seconds_per_step = 0;
+  };
+  /// What there is to log of a step.
+  struct Step {
+    TrainEvent event;
+    int64_t skipped;
   };
 
   // run.cpp: what is saved, and the order of stages.
   void open_log(LogPosition position);
   void restore(const Checkpoint& checkpoint);
-  void save();
+  void save() { save(optimizer_state()); }
+  void save(const HostTensors& state);
   void save_best(const std::string& network, const Evaluation& evaluation);
   HostTensors optimizer_state();
   std::map<std::string, std::string> metadata();
   void finish();
   const std::string& stage() const { return configuration_.stages[static_cast<size_t>(position_.stage)]; }
-  StepContext context(const std::string& network);
+  StepContext context(const Job& job);
 
   // run_stage.cpp: training.
   bool run_stage();
   void begin_stage();
   void read_encoder(const std::string& network);
   int64_t units() const;
-  Job make_job();
-  bool run_unit(Job& job);
-  void end_unit(Job& job);
+  Job make_job(Communicator& ranks);
+  bool run_unit();
+  Step take_step(const Job& job, Batches& batches, Optimizer& optimizer, Pace& pace);
+  static bool due(const Job& job, int64_t step, int64_t every);
+  void say_stopped();
+  void begin_unit(const Job& job);
+  void end_unit(const Job& job);
   void estimate(const Job& job, const char* when);
   void evaluate_and_log(const Job& job);
+
+  // run_units.cpp: units of imitation side by side.
+  bool run_round();
+  int64_t steps_of(int64_t unit) const;
+  std::vector<double> resume_unit(const Job& job, Optimizer& optimizer);
+  std::string pack_unit(const Job& job, const std::vector<double>& events, const Optimizer* optimizer);
+  void save_units(const std::vector<std::string>& packed);
+  void replay(const Job& job, const std::vector<double>& events);
+
+  // run_finite.cpp: a run ends before it saves what is not finite.
   void require_finite_weights(const Job& job);
   std::string origin(const Job& job, const Batch& batch);
   [[noreturn]] void refuse(const Job& job, const std::string& when, const std::string& what,
@@ -103,7 +131,7 @@ class Run {
   static std::string unit_name(const Job& job);
   uint64_t key() const;
   /// What this rank needs of each training batch.
-  Share share() const { return {engine_.ranks.rank(), engine_.ranks.ranks()}; }
+  static Share share(const Job& job) { return {job.ranks.rank(), job.ranks.ranks()}; }
 
   // run_tasks.cpp: runs of their own, one for each task and network; false where stop_requested ended one.
   bool run_tasks();
@@ -111,6 +139,7 @@ class Run {
   const Configuration configuration_;
   const std::filesystem::path directory_;
   std::unique_ptr<Data> data_;
+  std::unique_ptr<RankGroups> groups_;  ///< of units side by side; what engine_ still sends, they outlive
   Engine engine_;
   Models models_;
   CheckpointStore checkpoints_;
@@ -118,7 +147,7 @@ class Run {
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<Imitation> imitation_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::optional<Checkpoint> restored_;  ///< until the optimizer it holds is there
+  std::optional<Checkpoint> restored_;  ///< until the optimizers it holds are there
   Position position_;
   int64_t sequence_ = 0;  ///< numbers the checkpoints: it only grows
   int64_t skipped_ = 0;

@@ -184,7 +184,17 @@ void RunLog::stage_end(const StageEvent& event) {
   message(fmt::format("{}: done in {}", event.stage, duration_text(event.seconds)));
 }
 
+bool RunLog::recorded(int64_t step, int64_t steps) {
+  const int64_t every = std::max<int64_t>(1, steps / kRecordsPerUnit);
+  return step == 1 || step == steps || step % every == 0;
+}
+
 void RunLog::train(const TrainEvent& event) {
+  show(event);
+  if (files_ && recorded(event.step, files_->stage.steps)) record(event);
+}
+
+void RunLog::show(const TrainEvent& event) {
   if (!files_) return;
   const StageEvent& stage = files_->stage;
   files_->progress.update({.stage = event.stage,
@@ -198,8 +208,10 @@ void RunLog::train(const TrainEvent& event) {
                            .item = files_->measures.item,
                            .items_per_s = event.items_per_s,
                            .gflops = event.gflops});
-  const int64_t every = std::max<int64_t>(1, stage.steps / kRecordsPerUnit);
-  if (event.step != 1 && event.step != stage.steps && event.step % every != 0) return;
+}
+
+void RunLog::record(const TrainEvent& event) {
+  if (!files_) return;
   Json json{{"event", "train"}, {"stage", event.stage}};
   if (event.unit >= 0) json["unit"] = event.unit;
   json.update({{"step", event.step},

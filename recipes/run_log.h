@@ -117,9 +117,14 @@ class RunLog {
   /// After resuming inside a stage, in place of stage_begin: nothing is written, progress starts anew.
   void stage_resume(const StageEvent& event);
   void stage_end(const StageEvent& event);
-  /// Call it after every step; of each unit about 500 steps are recorded: the first, the last, and every
-  /// n-th, n = max(1, steps / 500), so a resumed run records the same ones.
+  /// Of each unit about 500 steps are recorded: the first, the last, and every n-th, n = max(1, steps / 500),
+  /// so a resumed run records the same ones.
+  static bool recorded(int64_t step, int64_t steps);
+  /// Call it after every step: shows it, and writes it if it is to be recorded.
   void train(const TrainEvent& event);
+  /// The two apart, for steps that are written later than they were made, or were made elsewhere.
+  void show(const TrainEvent& event);
+  void record(const TrainEvent& event);
   void evaluate(const EvaluateEvent& event);
   void unit(const UnitEvent& event);
   void network(const NetworkEvent& event);

@@ -48,33 +48,6 @@ namespace {
 
 double forward_flops(const std::vector<Cost>& parts) { return static_cast<double>(total(parts).flops); }
 
-bool all_finite(Tape& tape, const Tensor& value) {
-  Tensor f32(tape.stream, DType::f32, value.shape());
-  tape.backend.cast(tape.stream, value.size(), value.dtype(), value.data(), DType::f32, f32.data());
-  auto values = f32.host<float>(tape.stream);
-  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
-}
-
-// The first part of a network, in training mode, whose output holds a NaN or infinity; empty if all are
-// finite.
-std::string first_non_finite_part(Tape& tape, const BridgedNetwork& model, const Var& input) {
-  const Network& network = model.network();
-  Var x = model.stem(tape, input);
-  if (!all_finite(tape, x->value)) return "the output of the stem";
-  size_t unit = 0;
-  for (size_t i = 0; i < network.blocks().size(); ++i) {
-    auto index = static_cast<int64_t>(i);
-    x = network.block(tape, index, x);
-    if (!all_finite(tape, x->value)) return "the output of block " + network.blocks()[i].name;
-    if (unit < model.units().size() && model.units()[unit].end == index + 1) {
-      x = model.cross(tape, static_cast<int64_t>(++unit), x);
-      if (!all_finite(tape, x->value))
-        return fmt::format("the bridge after block {}", network.blocks()[i].name);
-    }
-  }
-  return all_finite(tape, network.head(tape, x)->value) ? "" : "the logits of the head";
-}
-
 }  // namespace
 
 std::string Run::unit_name(const Job& job) {
@@ -114,7 +87,7 @@ void Run::read_encoder(const std::string& network) {
   });
 }
 
-Run::Job Run::make_job() {
+Run::Job Run::make_job(Communicator& ranks) {
   const std::string& name = stage();
   const StageOptions& options = configuration_.stage(name);
   Job job{.options = options,
@@ -122,7 +95,8 @@ Run::Job Run::make_job() {
           .network = {},
           .objective = {},
           .student_flops = 0,
-          .teacher_flops = 0};
+          .teacher_flops = 0,
+          .ranks = ranks};
   job.network = name == "baseline" || name == "wide" ? name : "thin";
   Model& model = models_[job.network];
   if (name == "imitate") {
@@ -179,19 +153,20 @@ bool Run::run_stage() {
         [&](Stream& stream) { read_weights(configuration_.wide.weights, stream, wide.network->store()); });
   } else {
     begin_stage();
-    Job first = make_job();
+    Job first = make_job(engine_.ranks);
     event.steps = first.plan.steps;
     event.units = units();
     fresh ? log_->stage_begin(event) : log_->stage_resume(event);
-    while (position_.unit < event.units) {
-      Job job = make_job();
-      if (!run_unit(job)) return false;
-    }
+    const bool rounds = name == "imitate" && configuration_.imitate.parallel == "units";
+    while (position_.unit < event.units)
+      if (!(rounds ? run_round() : run_unit())) return false;
+    groups_.reset();
+    restored_.reset();
     Model& model = models_[first.network];
     before_student = model.training_flops;
     before_teacher = model.teacher_flops;
     for (position_.unit = 0; position_.unit < event.units; ++position_.unit) {
-      Job job = make_job();
+      Job job = make_job(engine_.ranks);
       double samples = static_cast<double>(job.plan.steps) * static_cast<double>(job.options.batch_size);
       model.training_flops += job.student_flops * samples;
       model.teacher_flops += job.teacher_flops * samples;
@@ -208,15 +183,12 @@ bool Run::run_stage() {
   return true;
 }
 
-bool Run::run_unit(Job& job) {
-  Model& model = models_[job.network];
-  StepContext where = context(job.network);
-  if (position_.step == 0 && !job.targets.empty()) {
-    estimate(job, "before");
-    errors_before_ = imitation_->errors(job.targets);
-  }
-  optimizer_ = std::make_unique<Optimizer>(*engine_.team, model.network->store(), job.plan.optimizer,
-                                           configuration_.shard_optimizer ? &engine_.ranks : nullptr);
+bool Run::run_unit() {
+  const Job job = make_job(engine_.ranks);
+  if (position_.step == 0) begin_unit(job);
+  optimizer_ =
+      std::make_unique<Optimizer>(*engine_.team, models_[job.network].network->store(), job.plan.optimizer,
+                                  configuration_.shard_optimizer ? &job.ranks : nullptr);
   if (restored_) {
     if (position_.step > 0)
       optimizer_->restore(*engine_.team, std::stoll(restored_->metadata.at("optimizer.steps")),
@@ -229,59 +201,79 @@ bool Run::run_unit(Job& job) {
     restored_.reset();
   }
   std::unique_ptr<Batches> batches =
-      data_->train_batches(job.options, key(), position_.step, job.plan.steps, share());
-  auto last = std::chrono::steady_clock::now();
-  double seconds_per_step = 0;
+      data_->train_batches(job.options, key(), position_.step, job.plan.steps, share(job));
+  Pace pace;
   while (position_.step < job.plan.steps) {
-    engine_.ranks.note(fmt::format("stage {}{}, step {}", stage(), unit_name(job), position_.step + 1));
-    std::unique_ptr<Batch> batch = batches->next();
-    double lr = job.plan.schedule.rate(position_.step);
-    StepOutcome outcome = train_step(where, *batch, job.objective, *optimizer_, lr);
-    if (!outcome.non_finite.empty())
-      refuse(job, fmt::format("step {}", position_.step + 1), outcome.non_finite,
-             origin(job, *batch) + ". No weight was changed by this step");
-    if (outcome.skipped > 0) log_->skipped(skipped_ += outcome.skipped);
-    ++position_.step;
+    Step step = take_step(job, *batches, *optimizer_, pace);
     ++sequence_;
-    auto now = std::chrono::steady_clock::now();
-    double seconds = std::chrono::duration<double>(now - std::exchange(last, now)).count();
-    seconds_per_step = seconds_per_step == 0 ? seconds : 0.9 * seconds_per_step + 0.1 * seconds;
-    double samples_per_s = static_cast<double>(batch->count) / seconds_per_step;
-    log_->train({.stage = stage(),
-                 .unit = !job.targets.empty() ? position_.unit : -1,
-                 .step = position_.step,
-                 .epoch = static_cast<double>(position_.step) / static_cast<double>(job.plan.steps_per_epoch),
-                 .loss = outcome.loss,
-                 .lr = lr,
-                 .items_per_s = static_cast<double>(batch->items()) / seconds_per_step,
-                 .gflops = samples_per_s * (job.student_flops + job.teacher_flops) * 1e-9,
-                 .grad_norm = outcome.gradient_norm,
-                 .communication_s = outcome.communication.busy,
-                 .waited_s = outcome.communication.waited});
-    auto due = [&](int64_t every) {
-      return position_.step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
-    };
-    bool ended = position_.step == job.plan.steps, saves = !ended && due(job.options.checkpoint_every);
+    if (step.skipped > 0) log_->skipped(skipped_ += step.skipped);
+    log_->train(step.event);
+    bool ended = position_.step == job.plan.steps,
+         saves = !ended && due(job, position_.step, job.options.checkpoint_every);
     // The next step would find out; but here there is none, or it would come too late.
     if (ended || saves) require_finite_weights(job);
-    if (job.targets.empty() && !ended && due(job.options.evaluate_every)) evaluate_and_log(job);
+    if (job.targets.empty() && !ended && due(job, position_.step, job.options.evaluate_every))
+      evaluate_and_log(job);
     if (engine_.ranks.any(stop_requested)) {
       require_finite_weights(job);
       save();
-      log_->message(
-          fmt::format("stopped after step {} of {}; everything is saved, --resume goes on from here",
-                      position_.step, stage()));
+      say_stopped();
       return false;
     }
     if (saves) save();
   }
+  optimizer_->swap_average(*engine_.team);
+  optimizer_.reset();
   end_unit(job);
+  if (position_.unit < units()) save();
   return true;
 }
 
-void Run::end_unit(Job& job) {
-  optimizer_->swap_average(*engine_.team);
-  optimizer_.reset();
+bool Run::due(const Job& job, int64_t step, int64_t every) {
+  return step % (every > 0 ? every : job.plan.steps_per_epoch) == 0;
+}
+
+void Run::say_stopped() {
+  log_->message(fmt::format("stopped after step {} of {}; everything is saved, --resume goes on from here",
+                            position_.step, stage()));
+}
+
+Run::Step Run::take_step(const Job& job, Batches& batches, Optimizer& optimizer, Pace& pace) {
+  engine_.ranks.note(fmt::format("stage {}{}, step {}", stage(), unit_name(job), position_.step + 1));
+  std::unique_ptr<Batch> batch = batches.next();
+  double lr = job.plan.schedule.rate(position_.step);
+  StepOutcome outcome = train_step(context(job), *batch, job.objective, optimizer, lr);
+  if (!outcome.non_finite.empty())
+    refuse(job, fmt::format("step {}", position_.step + 1), outcome.non_finite,
+           origin(job, *batch) + ". No weight was changed by this step");
+  ++position_.step;
+  auto now = std::chrono::steady_clock::now();
+  double seconds = std::chrono::duration<double>(now - std::exchange(pace.last, now)).count();
+  pace.seconds_per_step = pace.seconds_per_step == 0 ? seconds : 0.9 * pace.seconds_per_step + 0.1 * seconds;
+  double samples_per_s = static_cast<double>(batch->count) / pace.seconds_per_step;
+  return {{.stage = stage(),
+           .unit = !job.targets.empty() ? position_.unit : -1,
+           .step = position_.step,
+           .epoch = static_cast<double>(position_.step) / static_cast<double>(job.plan.steps_per_epoch),
+           .loss = outcome.loss,
+           .lr = lr,
+           .items_per_s = static_cast<double>(batch->items()) / pace.seconds_per_step,
+           .gflops = samples_per_s * (job.student_flops + job.teacher_flops) * 1e-9,
+           .grad_norm = outcome.gradient_norm,
+           .communication_s = outcome.communication.busy,
+           .waited_s = outcome.communication.waited},
+          outcome.skipped};
+}
+
+// Of imitation: measures what is still untrained.
+void Run::begin_unit(const Job& job) {
+  if (job.targets.empty()) return;
+  estimate(job, "before");
+  errors_before_ = imitation_->errors(job.targets);
+}
+
+// Measures and logs what was trained, and goes on to the next unit.
+void Run::end_unit(const Job& job) {
   if (!job.targets.empty()) {
     estimate(job, "after");
     std::vector<double> errors_after = imitation_->errors(job.targets);
@@ -301,15 +293,14 @@ void Run::end_unit(Job& job) {
   ++position_.unit;
   position_.step = 0;
   ++sequence_;
-  if (position_.unit < units()) save();
 }
 
 // Estimates the running statistics of what a unit trains anew, `when` it is "before" or "after" its steps.
 void Run::estimate(const Job& job, const char* when) {
   int64_t count = configuration_.imitate.statistics_batches;
   std::unique_ptr<Batches> batches =
-      data_->train_batches(job.options, fold(key(), hash(when)), 0, count, share());
-  auto found = estimate_statistics(context(job.network), *batches, count,
+      data_->train_batches(job.options, fold(key(), hash(when)), 0, count, share(job));
+  auto found = estimate_statistics(context(job), *batches, count,
                                    imitation_->objective(job.targets, Imitation::Input::sequential));
   if (found)
     refuse(job, fmt::format("statistics {} its steps", when), found->what,
@@ -331,47 +322,6 @@ void Run::evaluate_and_log(const Job& job) {
                   .skipped = evaluation.skipped});
   save_best(job.network, evaluation);
   if (optimizer_) optimizer_->swap_average(*engine_.team);
-}
-
-void Run::require_finite_weights(const Job& job) {
-  std::string tensor = first_non_finite(*engine_.team, models_[job.network].network->store());
-  if (!tensor.empty())
-    refuse(job, fmt::format("after step {}", position_.step), tensor, "nothing of it was saved");
-}
-
-// Where in the networks a batch first gives a NaN or infinity.
-std::string Run::origin(const Job& job, const Batch& batch) {
-  std::string place;
-  auto look = [&](const std::string& network, bool training) {
-    std::string own;
-    Range shards = shards_of_rank(engine_.ranks, engine_.shards);
-    engine_.team->run_one([&](Stream& stream) {
-      for (int64_t i = shards.begin; i < shards.end && own.empty(); ++i) {
-        int64_t begin = i * batch.count / engine_.shards, end = (i + 1) * batch.count / engine_.shards;
-        Tape tape(*engine_.backend, stream, engine_.type);
-        tape.training = training;
-        ShardInput input = batch.upload(tape, begin, end);
-        if (input.count == 0) continue;
-        own = first_non_finite_part(tape, *models_[network].bridged, input.input);
-      }
-    });
-    // The first shard's, on whichever rank.
-    for (const std::string& found : engine_.ranks.all_gather(own))
-      if (place.empty() && !found.empty())
-        place.append(found).append(" of the ").append(network).append(" network");
-  };
-  if (job.teacher_flops > 0) look("wide", false);
-  if (place.empty()) look(job.network, true);
-  return place.empty() ? "every block's output is finite, so it arose in the loss or on the way back"
-                       : "it first appears in " + place;
-}
-
-void Run::refuse(const Job& job, const std::string& when, const std::string& what,
-                 const std::string& remark) const {
-  throw Failure(
-      "stage {}{}, {}: {} is not finite; {}. The last checkpoint is whole. A lower {}.lr, {}.clip_norm or a "
-      "longer warm-up usually cures it",
-      stage(), unit_name(job), when, what, remark, stage(), stage());
 }
 
 }  // namespace taper

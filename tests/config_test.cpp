@@ -239,6 +239,26 @@ TEST(Config, StagesThatNeedANetworkNeverTrainedAreRefused) {
   EXPECT_THAT(message_of("stages = ['wide']\n" + rest, {"wide.steps=0"}), HasSubstr("wide has no length"));
 }
 
+TEST(Config, UnitsThatNeedEachOtherAreNotTrainedSideBySide) {
+  const std::vector<std::string> fine = {"imitate.input=teacher", "imitate.parallel=units"};
+  EXPECT_EQ(valid(fine).imitate.parallel, "units");
+  EXPECT_THAT(message_of(kValid, {"imitate.parallel=units"}),
+              HasSubstr("imitate.input = \"sequential\": each"));
+  for (auto [setting, part] :
+       {std::pair{"imitate.order=together", "imitate.order = \"together\": every step"},
+        {"imitate.ema_decay=0.9", "imitate.ema_decay: the average"},
+        {"imitate.parallel=batches", "expected one of: data, units"}}) {
+    std::vector<std::string> settings = fine;
+    settings.emplace_back(setting);
+    EXPECT_THAT(message_of(kValid, settings), HasSubstr(part));
+  }
+  std::vector<std::string> bridges = fine;
+  bridges.emplace_back("imitate.bridges=free");
+  EXPECT_EQ(valid(bridges).imitate.bridges, "free") << "there are none";
+  bridges.emplace_back("widen.kind=full");
+  EXPECT_THAT(message_of(kValid, bridges), HasSubstr("imitate.bridges = \"free\": a unit reads"));
+}
+
 TEST(Config, OverridesAreCheckedLikeTheFile) {
   EXPECT_EQ(valid({"wide.epochs=2"}).wide.epochs, 2);
   EXPECT_EQ(valid({"wide.epochs=2", "wide.epochs=3"}).wide.epochs, 3);

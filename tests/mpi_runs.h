@@ -40,6 +40,20 @@ class RanksTest : public RankRuns {
     return wait(launch(std::move(all)));
   }
 
+  // The end of runs that say differently how ranks divide the work.
+  void expect_same_end(const fs::path& run, const fs::path& expected) {
+    std::vector<std::string> lines = events(run), others = events(expected);
+    ASSERT_FALSE(lines.empty());
+    ASSERT_FALSE(others.empty());
+    lines.front() = others.front() = "";  // the configuration
+    EXPECT_EQ(lines, others) << run;
+    EXPECT_EQ(newest(run).filename(), newest(expected).filename());
+    for (const char* file : {"weights.safetensors", "state.safetensors"}) {
+      EXPECT_FALSE(read(newest(expected) / file).empty());
+      EXPECT_TRUE(read(newest(run) / file) == read(newest(expected) / file)) << run << " " << file;
+    }
+  }
+
   // The processes that mpirun started, by rank.
   static std::map<int, pid_t> ranks_of(const Process& mpirun) {
     std::map<int, pid_t> ranks;
