@@ -17,7 +17,7 @@ namespace {
 
 // Of a step that is to be logged: its number, the files that were left out, loss, lr, items a second,
 // GFLOP/s, norm of the gradient, seconds of communication and of waiting for it.
-constexpr int64_t kColumns = 9;
+constexpr int64_t kStepColumns = 9;
 
 // What training changes: parameters, and the statistics of their norms.
 std::vector<Parameter*> changed_by_training(Network& network) {
@@ -63,7 +63,7 @@ SafetensorsFile unpack(const std::string& packed) {
 }
 
 template <typename T>
-std::vector<T> numbers(const TensorBytes& tensor) {
+std::vector<T> elements_of(const TensorBytes& tensor) {
   TAPER_CHECK(tensor.dtype == dtype_of<T>(), "{} is of {}", tensor.name, name(tensor.dtype));
   std::vector<T> result(tensor.bytes.size() / sizeof(T));
   if (!result.empty()) std::memcpy(result.data(), tensor.bytes.data(), tensor.bytes.size());
@@ -94,7 +94,7 @@ void put_values(Team& team, Network& network, int64_t unit, const SafetensorsFil
 // That are done, as the checkpoint says from which this process goes on.
 int64_t Run::steps_of(int64_t unit) const {
   const TensorBytes* saved = restored_ ? restored_->state.find(unit_prefix(unit) + "steps") : nullptr;
-  return saved == nullptr ? 0 : numbers<int64_t>(*saved).at(0);
+  return saved == nullptr ? 0 : elements_of<int64_t>(*saved).at(0);
 }
 
 // This rank's unit as it is: steps, what to log of them, values and, of an optimizer, its state of the unit.
@@ -103,7 +103,7 @@ std::string Run::pack_unit(const Job& job, const std::vector<double>& events, co
   const std::string prefix = unit_prefix(position_.unit);
   const int64_t steps[] = {position_.step, optimizer != nullptr ? optimizer->steps() : 0};
   add_tensor(prefix + "steps", DType::i64, {2}, std::as_bytes(std::span(steps)), tensors);
-  add_tensor(prefix + "events", DType::f64, {std::ssize(events) / kColumns, kColumns},
+  add_tensor(prefix + "events", DType::f64, {std::ssize(events) / kStepColumns, kStepColumns},
              std::as_bytes(std::span(events)), tensors);
   Network& network = *models_[job.network].network;
   copy_values(*engine_.team, network, position_.unit, tensors);
@@ -127,7 +127,7 @@ std::vector<double> Run::resume_unit(const Job& job, Optimizer& optimizer) {
   Network& network = *models_[job.network].network;
   put_values(*engine_.team, network, position_.unit, state);
   std::vector<std::vector<std::byte>> wholes;
-  optimizer.restore(*engine_.team, numbers<int64_t>(state.tensor(prefix + "steps")).at(1),
+  optimizer.restore(*engine_.team, elements_of<int64_t>(state.tensor(prefix + "steps")).at(1),
                     [&](const std::string& moment, const Tensor& like) -> std::span<const std::byte> {
                       std::vector<std::byte> whole(static_cast<size_t>(like.bytes()));
                       for (const Parameter* p : changed_by_training(network)) {
@@ -139,7 +139,7 @@ std::vector<double> Run::resume_unit(const Job& job, Optimizer& optimizer) {
                       }
                       return wholes.emplace_back(std::move(whole));
                     });
-  return numbers<double>(state.tensor(prefix + "events"));
+  return elements_of<double>(state.tensor(prefix + "events"));
 }
 
 // With the units of the round as they are, and those behind them that an earlier process has begun.
@@ -159,7 +159,7 @@ void Run::save_units(const std::vector<std::string>& packed) {
 
 // Logs the steps of a unit.
 void Run::replay(const Job& job, const std::vector<double>& events) {
-  for (auto row = events.begin(); row != events.end(); row += kColumns) {
+  for (auto row = events.begin(); row != events.end(); row += kStepColumns) {
     const auto step = static_cast<int64_t>(row[0]), skipped = static_cast<int64_t>(row[1]);
     if (skipped > 0) log_->skipped(skipped_ += skipped);
     if (!RunLog::recorded(step, job.plan.steps)) continue;
@@ -244,7 +244,7 @@ bool Run::run_round() {
     begin_unit(measured);
     const SafetensorsFile unit = unpack(trained[static_cast<size_t>(i)]);
     put_values(*engine_.team, network, position_.unit, unit);
-    replay(measured, numbers<double>(unit.tensor(unit_prefix(position_.unit) + "events")));
+    replay(measured, elements_of<double>(unit.tensor(unit_prefix(position_.unit) + "events")));
     position_.step = end;
     end_unit(measured);
   }
