@@ -82,6 +82,16 @@ TEST_F(QuestionRunTest, LearnsToAnswerAndScoresEveryQuestionOnce) {
     EXPECT_NEAR(row["f1"], score.f1, 1e-12);
     EXPECT_THAT(run({"evaluate", output.string(), "--task", "questions"}).text,
                 HasSubstr("f1 %  exact match %"));
+    // What was learnt is used without what it was learnt from.
+    fs::remove_all(folder_ / "questions");
+    const fs::path exported = folder_ / (format + "-exported");
+    ASSERT_EQ(
+        run({"export", output.string(), exported.string(), "--task", "questions", "--network", "baseline"})
+            .code,
+        0);
+    EXPECT_EQ(nlohmann::json::parse(read(exported / "config.json"))["architectures"][0],
+              "BertForQuestionAnswering");
+    EXPECT_EQ(predicted(output, squad, version2).exact, score.exact);
     for (const auto& [input, says] :
          {std::pair("a question\n", "line 1 has no tab; this task reads a question"),
           std::pair("a\tb\tc\n", "line 1 has several tabs"),
