@@ -179,6 +179,9 @@ void check_task(const Configuration& c, const Place& place) {
     if (name.empty() || name.starts_with('.') || name.find('/') != std::string::npos)
       throw UserError("{}: task.names has \"{}\", which is no folder of task.path", place("task.names"),
                       name);
+  if (task.networks.empty())
+    throw UserError("{}: task.networks is empty; name those whose encoders learn the tasks",
+                    place("task.networks"));
   for (const std::string& network : task.networks) {
     const bool there = network == "thin" ? c.runs("imitate") || c.runs("match") : c.runs(network);
     if (!there)

@@ -39,9 +39,15 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
       checkpoints_(directory_ / "checkpoints", configuration_.checkpoint.keep_last),
       identity_(run_identity(configuration_)),
       command_(std::move(command)) {
+  // Errors before anything is written, those of the tasks' data too: they come last, after days perhaps.
   for (const std::string& stage : configuration_.stages)
-    if (stage != "merge" && stage != "task")
-      make_plan(*data_, configuration_.stage(stage), stage);  // errors before anything is written
+    if (stage != "merge" && stage != "task") make_plan(*data_, configuration_.stage(stage), stage);
+  for (const std::string& task :
+       configuration_.runs("task") ? configuration_.task.names : std::vector<std::string>{}) {
+    const Configuration own =
+        task_configuration(configuration_, task, configuration_.task.networks.front(), "");
+    make_plan(*open_data(own), configuration_.task, "task");
+  }
   require_equal_ranks(configuration_, *data_, engine_);
   if (ranks.first()) prepare_run_directory(directory_, configuration_, resume);
   engine_.choices->set(resume && has_providers(directory_) ? read_providers(directory_) : std::move(choices));

@@ -117,6 +117,7 @@ TEST_F(QuestionRunTest, RefusesWhatIsNotRight) {
     const Result result = run(train(folder_ / "run", with(all)));
     EXPECT_EQ(result.code, 2) << says << ": " << result.text;
     EXPECT_THAT(result.text, HasSubstr(says));
+    EXPECT_FALSE(fs::exists(folder_ / "run")) << "half a run was left behind";
   };
   refused("task.label_smoothing is 0.1; an answer's first and last token have none",
           {"task.label_smoothing=0.1"});

@@ -195,6 +195,7 @@ TEST_F(TaskRunTest, RefusesWhatMakesNoSense) {
   for (const auto& [setting, says] : std::vector<std::pair<std::string, std::string>>{
            {"task.names=[]", "task.names is not set"},
            {"task.names=[\"../x\"]", "task.names has \"../x\", which is no folder of task.path"},
+           {"task.networks=[]", "task.networks is empty"},
            {"task.networks=[\"baseline\"]", "task.networks has baseline, which no stage makes"},
            {"task.sequence_length=64",
             "task.sequence_length is 64, but network.max_position_embeddings only 32"},
