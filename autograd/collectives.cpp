@@ -3,11 +3,19 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/library_sum.h"
+
 namespace taper {
 
 namespace {
 
 Tensor part(const Tensor& values, const Range& range) { return values.slice(range.begin, range.size()); }
+
+void sum_by_library(Communicator& ranks, Stream& stream, Tensor values) {
+  LibrarySum* library = library_sum(ranks);
+  TAPER_CHECK(library != nullptr, "a fast sum over {} ranks", ranks.ranks());
+  library->sum(stream, values);
+}
 
 }  // namespace
 
@@ -50,8 +58,14 @@ void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& v
   all_gather(ranks, stream, values, whole);
 }
 
-void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums) {
-  if (sums.statistics.defined()) all_reduce(ranks, backend, stream, sums.statistics);
+void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums,
+                           Reduction reduction) {
+  if (sums.statistics.defined()) {
+    if (reduction == Reduction::fast)
+      sum_by_library(ranks, stream, sums.statistics);
+    else
+      all_reduce(ranks, backend, stream, sums.statistics);
+  }
   std::vector<int64_t> reports;
   for (const auto& [offset, shards] : sums.reports) reports.insert(reports.end(), {offset, shards});
   sums.reports.clear();
@@ -64,12 +78,13 @@ void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream
 }
 
 BucketSums::BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets,
-                       std::shared_ptr<const Division> division)
+                       std::shared_ptr<const Division> division, Reduction reduction)
     : ranks_(ranks),
       backend_(team.backend()),
       thread_(team.communication()),
       buckets_(std::move(buckets)),
       division_(std::move(division)),
+      reduction_(reduction),
       ready_(buckets_.size()) {}
 
 void BucketSums::ready(int64_t bucket, const Tensor& gradients) {
@@ -78,8 +93,9 @@ void BucketSums::ready(int64_t bucket, const Tensor& gradients) {
   while (numbers_.size() < buckets_.size() && ready_[numbers_.size()].defined()) {
     // The thread may outlive this object, where a shard has failed.
     numbers_.push_back(thread_.post([&ranks = ranks_, &backend = backend_, division = division_,
-                                     range = buckets_[numbers_.size()],
+                                     reduction = reduction_, range = buckets_[numbers_.size()],
                                      values = std::move(ready_[numbers_.size()])](Stream& stream) mutable {
+      if (reduction == Reduction::fast) return sum_by_library(ranks, stream, part(values, range));
       reduce_scatter(ranks, backend, stream, values, range, division ? *division : Division());
       if (!division) all_gather(ranks, stream, values, range);
     }));

@@ -23,17 +23,24 @@ void all_gather(Communicator& ranks, Stream& stream, Tensor& values, const Range
 /// Both: the sum of a whole tensor over all ranks, on all of them.
 void all_reduce(Communicator& ranks, Backend& backend, Stream& stream, Tensor& values);
 
+/// How sums over ranks are made.
+enum class Reduction {
+  exact,  ///< in the tree: the bits do not depend on the number of ranks
+  fast    ///< by the library that connects the ranks (runtime/library_sum.h), which has one
+};
+
 /// Goes on from the sum of a rank's statistics to that over all ranks' shards, reports included.
-void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums);
+void all_reduce_statistics(Communicator& ranks, Backend& backend, Stream& stream, ShardSums& sums,
+                           Reduction reduction = Reduction::exact);
 
 /// The sums over ranks of a step's gradients, bucket by bucket on the team's communication thread, while
 /// other buckets are still being computed. All ranks have the same buckets and send them in their order,
-/// whichever is ready first; where a bucket ends changes no bit.
+/// whichever is ready first; where a bucket ends changes no bit of an exact sum.
 class BucketSums {
  public:
   /// With a `division`, each rank gets its own part of each sum only.
   BucketSums(Communicator& ranks, Team& team, std::vector<Range> buckets,
-             std::shared_ptr<const Division> division = nullptr);
+             std::shared_ptr<const Division> division = nullptr, Reduction reduction = Reduction::exact);
   /// Sums this bucket of `gradients`, in place, once those before it have gone out. Any thread.
   void ready(int64_t bucket, const Tensor& gradients);
   /// Returns when the bucket's sum is there; only when all are ready. Throws what failed. What this rank has
@@ -46,6 +53,7 @@ class BucketSums {
   CommunicationThread& thread_;
   std::vector<Range> buckets_;
   std::shared_ptr<const Division> division_;
+  Reduction reduction_;
   std::mutex mutex_;
   std::vector<Tensor> ready_;     // and not sent yet
   std::vector<int64_t> numbers_;  // of the thread's tasks, one for each bucket that was sent

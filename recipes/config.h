@@ -174,6 +174,7 @@ struct Configuration {
   int64_t threads_per_shard = 1;
   int64_t rank_timeout = 60;
   bool shard_optimizer = false;
+  std::string reduction = "exact";
   std::vector<std::string> stages;
   DataOptions data;
   NetworkOptions network;

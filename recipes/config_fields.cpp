@@ -287,6 +287,13 @@ Section describe(Configuration& c) {
        {"shard_optimizer", &c.shard_optimizer,
         "Of several ranks: each keeps its own part of the optimizer's state (ZeRO stage 1), which needs less "
         "memory and changes no bit. May differ when a run is resumed."},
+       {"reduction",
+        &c.reduction,
+        "How gradients and statistics are summed over several ranks: `exact`, in a fixed tree, to the same "
+        "bits on any number of them; or `fast`, by MPI's or NCCL's own all-reduce, in an order of its "
+        "choice.",
+        {},
+        {"exact", "fast"}},
        {"stages",
         &c.stages,
         "The stages to run, in order.",

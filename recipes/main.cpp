@@ -64,6 +64,13 @@ int run(int argc, char** argv) {
       "of several ranks, each keeps its own part of the optimizer's state (ZeRO stage 1): less "
       "memory, the same bits; the same as --set shard_optimizer=true");
 
+  std::string reduction;
+  train_app
+      ->add_option("--reduction", reduction,
+                   "of several ranks: exact sums gradients to the same bits on any number of them (the "
+                   "default), fast by MPI's or NCCL's all-reduce; the same as --set reduction=...")
+      ->check(CLI::IsMember({"exact", "fast"}));
+
   std::filesystem::path path, output;
   bool json = false, best = false;
   CLI::App* evaluate_app = app.add_subcommand(
@@ -263,8 +270,10 @@ int run(int argc, char** argv) {
   }
   if (!*train_app && !*evaluate_app) taper::require_one_rank(app.get_subcommands().front()->get_name());
   if (*train_app) {
-    for (const auto& [key, value] :
-         {std::pair{"device", device}, {"matmul", matmul}, {"convolution", convolution}})
+    for (const auto& [key, value] : {std::pair{"device", device},
+                                     {"matmul", matmul},
+                                     {"convolution", convolution},
+                                     {"reduction", reduction}})
       if (!value.empty()) train.overrides.push_back(key + ("=" + value));
     if (shard_optimizer) train.overrides.emplace_back("shard_optimizer=true");
     for (int i = 0; i < argc; ++i) train.command += (i > 0 ? " " : "") + std::string(argv[i]);

@@ -4,6 +4,7 @@
 
 #include "runtime/error.h"
 #include "runtime/file.h"
+#include "runtime/library_sum.h"
 #include "runtime/manifest.h"
 
 namespace taper {
@@ -47,6 +48,12 @@ Facts facts_of(const Configuration& configuration, const Data& data, Engine& eng
   return facts;
 }
 
+std::string sum_of(const HostTensors& tensors) {
+  std::string sums;
+  for (const std::vector<std::byte>& content : tensors.contents) sums += checksum(content);
+  return checksum(bytes_of(sums));
+}
+
 // Of this rank, beside rank 0; empty where nothing differs.
 std::string difference(int64_t rank, const Facts& first, const Facts& own) {
   for (const auto& [name, value] : first) {
@@ -83,6 +90,32 @@ void require_possible_ranks(const Communicator& ranks, const Configuration& conf
         "{} ranks cannot divide {} shards evenly; start {}{}, or set shards to a larger power of two", count,
         shards, fmt::join(valid, " or "), shards == 1 ? " rank" : " ranks");
   }
+}
+
+void require_possible_reduction(const Configuration& configuration, Communicator& ranks) {
+  if (configuration.reduction != "fast" || ranks.ranks() == 1) return;
+  if (configuration.runs("imitate") && configuration.imitate.parallel == "units")
+    throw UserError(
+        "reduction = \"fast\" and imitate.parallel = \"units\": the ranks that train a unit have no sum of a "
+        "library's; use reduction = \"exact\", or imitate.parallel = \"data\"");
+  if (library_sum(ranks) == nullptr)
+    throw UserError(
+        "reduction = \"fast\" is a sum by MPI or NCCL, and these ranks are connected by TCP alone; start "
+        "them "
+        "with mpirun or srun, train on GPUs, or use reduction = \"exact\"");
+}
+
+void require_equal_weights(Models& models, Engine& engine) {
+  Communicator& ranks = engine.ranks;
+  if (ranks.ranks() == 1) return;
+  const std::vector<std::string> sums = ranks.all_gather(sum_of(models.save()));
+  for (size_t rank = 1; rank < sums.size(); ++rank)
+    if (sums[rank] != sums[0])
+      throw Failure(
+          "the weights of rank {} are no longer those of rank 0: the library that connects the ranks has not "
+          "given "
+          "all of them the same sum; use reduction = \"exact\"",
+          rank);
 }
 
 void require_equal_ranks(const Configuration& configuration, const Data& data, Engine& engine) {

@@ -14,6 +14,13 @@ namespace taper {
 /// UserError, the same on every rank, unless the ranks can divide the configured shards.
 void require_possible_ranks(const Communicator& ranks, const Configuration& configuration);
 
+/// UserError, the same on every rank, where a fast reduction is configured that these ranks have not.
+void require_possible_reduction(const Configuration& configuration, Communicator& ranks);
+
+/// Failure, the same on every rank, unless all of them have the same weights and statistics to the bit: a
+/// library that sums may give each rank bits of its own.
+void require_equal_weights(Models& models, Engine& engine);
+
 /// UserError, the same on every rank, that names the first rank that differs from rank 0 and in what: the
 /// program itself (a hash of its file), the instruction set and libraries, the configuration, the data
 /// (sizes, classes, and a sample of both splits).

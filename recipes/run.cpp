@@ -48,6 +48,7 @@ Run::Run(Configuration configuration, std::filesystem::path directory, bool resu
         task_configuration(configuration_, task, configuration_.task.networks.front(), "");
     make_plan(*open_data(own), configuration_.task, "task");
   }
+  require_possible_reduction(configuration_, engine_.ranks);
   require_equal_ranks(configuration_, *data_, engine_);
   if (ranks.first()) prepare_run_directory(directory_, configuration_, resume);
   engine_.choices->set(resume && has_providers(directory_) ? read_providers(directory_) : std::move(choices));
@@ -73,7 +74,9 @@ bool merged(const Configuration& configuration, int64_t stage) {
 }
 
 StepContext Run::context(const Job& job) {
-  return {*engine_.team, *models_[job.network].network, engine_.type, engine_.shards, job.ranks};
+  return {*engine_.team, *models_[job.network].network,
+          engine_.type,  engine_.shards,
+          job.ranks,     configuration_.reduction == "fast" ? Reduction::fast : Reduction::exact};
 }
 
 void Run::open_log(LogPosition position) {
@@ -142,6 +145,7 @@ HostTensors Run::optimizer_state() {
 }
 
 void Run::save(const HostTensors& state) {
+  if (configuration_.reduction == "fast") require_equal_weights(models_, engine_);
   if (!engine_.ranks.first()) return;
   HostTensors weights = models_.save();
   write_providers(directory_, engine_.choices->all());

@@ -88,15 +88,16 @@ Summed run_shards(const StepContext& c, const Batch& batch, const Objective& obj
   }
   std::vector<Range> buckets;
   if (arrived) buckets = gradient_buckets(c.network.store());
-  BucketSums exchange(c.ranks, c.team, buckets, division);
+  BucketSums exchange(c.ranks, c.team, buckets, division, c.reduction);
   sum_shards(c, batch, objective, arrived != nullptr, buckets, &exchange, *result);
   CommunicationThread& thread = c.team.communication();
-  int64_t rest = thread.post([result, &ranks = c.ranks, &backend = c.team.backend()](Stream& stream) {
-    all_reduce_statistics(ranks, backend, stream, result->sums);
-    ranks.all_gather(std::as_writable_bytes(std::span(result->losses)));
-    ranks.all_gather(std::as_writable_bytes(std::span(result->terms)));
-    ranks.all_gather(std::as_writable_bytes(std::span(result->skipped)));
-  });
+  int64_t rest = thread.post(
+      [result, reduction = c.reduction, &ranks = c.ranks, &backend = c.team.backend()](Stream& stream) {
+        all_reduce_statistics(ranks, backend, stream, result->sums, reduction);
+        ranks.all_gather(std::as_writable_bytes(std::span(result->losses)));
+        ranks.all_gather(std::as_writable_bytes(std::span(result->terms)));
+        ranks.all_gather(std::as_writable_bytes(std::span(result->skipped)));
+      });
   Tensor gradients = result->sums.gradients;
   for (size_t i = 0; i < buckets.size(); ++i) {
     arrived(gradients, exchange.wait(static_cast<int64_t>(i)));

@@ -34,6 +34,7 @@ struct StepContext {
   DType type;
   int64_t shards;
   Communicator& ranks = only_rank();  ///< among which the shards are divided
+  Reduction reduction = Reduction::exact;
 };
 
 struct StepOutcome {
@@ -47,7 +48,8 @@ struct StepOutcome {
 };
 
 /// Trains what is trainable in the network. Each rank computes its own shards, and holds its share of the
-/// batch; all come to the same outcome. The numbers of ranks and of workers change no bit.
+/// batch; all come to the same outcome. The numbers of ranks and of workers change no bit, unless the
+/// reduction is fast.
 StepOutcome train_step(const StepContext& context, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -32,10 +33,18 @@ std::string lost_rank(std::span<const RankStatus> ranks, const std::string& plac
   for (const RankStatus& rank : ranks)
     if (now - rank.heard > timeout) return silent(rank, place, now - rank.heard);
   for (const RankStatus& first : ranks) {
-    if (first.waits_for < 0 || now - first.waits_since <= timeout) continue;
+    if (first.waits_for == -1 || now - first.waits_since <= timeout) continue;
     const RankStatus* last = &first;
-    for (size_t hops = 0; last->waits_for >= 0 && hops < ranks.size(); ++hops)
-      last = &ranks[static_cast<size_t>(last->waits_for)];
+    for (size_t hops = 0; last->waits_for != -1 && hops < ranks.size(); ++hops) {
+      if (last->waits_for != kEveryRank) {
+        last = &ranks[static_cast<size_t>(last->waits_for)];
+        continue;
+      }
+      const auto absent =
+          std::ranges::find_if(ranks, [](const RankStatus& rank) { return rank.waits_for != kEveryRank; });
+      if (absent == ranks.end()) break;
+      last = &*absent;
+    }
     // A healthy rank is heard of many times within the timeout.
     if (now - last->heard > timeout / 2) return silent(*last, place, now - last->heard);
     return fmt::format(

@@ -270,6 +270,13 @@ TEST(RankWatch, BlamesTheRankThatHoldsTheOthersUp) {
               HasSubstr("rank 1 has kept rank 2 waiting for 80 s"));
   EXPECT_THAT(lost({rank("rank 0", 99, 1, 30), rank("rank 1", 45)}),
               HasSubstr("rank 1 has not been heard of for 55 s"));
+  // In a sum by a library each waits for all others: for the one that has not come, or whom that waits for.
+  EXPECT_THAT(
+      lost({rank("rank 0", 99, kEveryRank, 30), rank("rank 1", 98, kEveryRank, 40), rank("rank 2", 99)}),
+      HasSubstr("rank 2 has kept rank 0 waiting for 70 s"));
+  EXPECT_THAT(lost({rank("rank 0", 99, kEveryRank, 30), rank("rank 1", 98, 2, 40), rank("rank 2", 99)}),
+              HasSubstr("rank 2 has kept rank 0 waiting for 70 s"));
+  EXPECT_EQ(lost({rank("rank 0", 99, kEveryRank, 41), rank("rank 1", 98)}), "");
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <nccl.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <functional>
 #include <numeric>
 #include <thread>
@@ -95,6 +96,37 @@ TEST_P(SimtNccl, EveryPairExchangesWhatTheStreamHasWritten) {
         if (to.host<float>(rank.stream) != values)
           return fmt::format("rank {}: {} values from rank {} are wrong", number, size, peer);
       }
+    return rank.end();
+  };
+  EXPECT_THAT(on_ranks(kRanks, body), Each(std::string()));
+}
+
+// Values whose sum depends on the order of every addition; the vectors go out as they were when the stream
+// comes to them, and in place.
+TEST_P(SimtNccl, SumsAddInTheOrderOfRanks) {
+  constexpr int kRanks = 4;
+  auto value = [](int rank, int64_t i) {
+    return std::ldexp(static_cast<float>((i * 7 + rank * 13) % 1021) + 0.1F,
+                      (rank * 5 + static_cast<int>(i)) % 20);
+  };
+  auto body = [&](int number, const ncclUniqueId& id) -> std::string {
+    Rank rank(number, kRanks, id);
+    for (int64_t size : {0, 1, 16385, 40'003}) {
+      std::vector<float> own, expected;
+      for (int64_t i = 0; i < size; ++i) {
+        own.push_back(value(number, i));
+        expected.push_back(((value(0, i) + value(1, i)) + value(2, i)) + value(3, i));
+      }
+      Tensor tensor = Tensor::from<float>(rank.stream, {size}, own);
+      rank.check(ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(size), ncclFloat32, ncclSum,
+                               rank.comm, rank.stream.handle()));
+      if (tensor.host<float>(rank.stream) != expected)
+        return fmt::format("rank {}: the sum of {} values is wrong", number, size);
+    }
+    Tensor tensor = rank.tensor(4, 1);
+    if (ncclAllReduce(tensor.data(), tensor.data(), 4, ncclInt32, ncclSum, rank.comm, rank.stream.handle()) !=
+        ncclInvalidArgument)
+      return "a sum of int32 was accepted";
     return rank.end();
   };
   EXPECT_THAT(on_ranks(kRanks, body), Each(std::string()));

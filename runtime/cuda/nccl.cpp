@@ -14,6 +14,8 @@
 #include <utility>
 
 #include "runtime/cuda/stream.h"
+#include "runtime/library_sum.h"
+#include "runtime/rank_watch.h"
 
 namespace taper {
 
@@ -52,7 +54,7 @@ ncclDataType_t nccl_type(DType type) {
   throw Failure("NCCL has no type for {}", name(type));
 }
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public Communicator, public LibrarySum {
  public:
   NcclCommunicator(Communicator& host, int device);
   ~NcclCommunicator() override;
@@ -65,6 +67,7 @@ class NcclCommunicator final : public Communicator {
     host_.exchange(partner, send, receive);
   }
   void exchange_tensors(Stream& stream, int64_t partner, const Tensor& send, Tensor& receive) override;
+  void sum(Stream& stream, Tensor& values) override;
   void note(const std::string& place) override { host_.note(place); }
   void note_wait(int64_t partner) override { host_.note_wait(partner); }
   void set_timeout(double seconds) override { host_.set_timeout(seconds); }
@@ -131,6 +134,18 @@ void NcclCommunicator::exchange_tensors(Stream& stream, int64_t partner, const T
     TAPER_NCCL(ncclRecv(receive.data(), static_cast<size_t>(receive.size()), nccl_type(receive.dtype()), peer,
                         comm_, queue));
     TAPER_NCCL(ncclGroupEnd());
+  }
+  note_when_reached(queue, -1);
+}
+
+void NcclCommunicator::sum(Stream& stream, Tensor& values) {
+  const cudaStream_t queue = cuda_stream(stream).handle();
+  note_when_reached(queue, kEveryRank);
+  {
+    std::lock_guard lock(mutex_);
+    require_sound();
+    TAPER_NCCL(ncclAllReduce(values.data(), values.data(), static_cast<size_t>(values.size()),
+                             nccl_type(values.dtype()), ncclSum, comm_, queue));
   }
   note_when_reached(queue, -1);
 }

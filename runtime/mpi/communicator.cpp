@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/library_sum.h"
 #include "runtime/watched_communicator.h"
 
 namespace taper {
@@ -29,12 +30,13 @@ void check(int code, const char* call) {
   throw Failure("{} failed: {}", call, text.data());
 }
 
-class MpiCommunicator final : public WatchedCommunicator {
+class MpiCommunicator final : public WatchedCommunicator, public LibrarySum {
  public:
   explicit MpiCommunicator(const RankPlace& place);
   ~MpiCommunicator() override { stop_watch(); }
 
   void exchange(int64_t partner, std::span<const std::byte> send, std::span<std::byte> receive) override;
+  void sum(Stream& stream, Tensor& values) override;
   void finish() override;
 
  private:
@@ -43,7 +45,7 @@ class MpiCommunicator final : public WatchedCommunicator {
   void deliver() override;
   [[noreturn]] void end_as_told(int exit_code) override;
   [[noreturn]] void abort_all(int exit_code) override;
-  void wait(std::array<MPI_Request, 2>& requests, int64_t partner);
+  void wait(std::span<MPI_Request> requests, int64_t partner);
 
   // MPI is entered by one thread at a time (MPI_THREAD_SERIALIZED), under mutex_.
   MPI_Comm data_ = MPI_COMM_NULL, letters_ = MPI_COMM_NULL;
@@ -102,14 +104,36 @@ void MpiCommunicator::exchange(int64_t partner, std::span<const std::byte> send,
   } while (begin < total);
 }
 
-void MpiCommunicator::wait(std::array<MPI_Request, 2>& requests, int64_t partner) {
+void MpiCommunicator::sum(Stream& stream, Tensor& values) {
+  TAPER_CHECK(values.dtype() == DType::f32, "a sum of {} by MPI", name(values.dtype()));
+  std::vector<float> copy(stream.on_host() ? 0 : static_cast<size_t>(values.size()));
+  if (!stream.on_host()) stream.download(copy.data(), values.data(), values.bytes());
+  auto* data = stream.on_host() ? static_cast<float*>(values.data()) : copy.data();
+  constexpr auto kCount = static_cast<int64_t>(kPiece / sizeof(float));
+  for (int64_t begin = 0; begin < values.size(); begin += kCount) {
+    std::array<MPI_Request, 1> request{};
+    {
+      std::lock_guard lock(mutex_);
+      // MPI_Allreduce would wait inside.
+      check(MPI_Iallreduce(MPI_IN_PLACE, data + begin,
+                           static_cast<int>(std::min(kCount, values.size() - begin)), MPI_FLOAT, MPI_SUM,
+                           data_, request.data()),
+            "MPI_Iallreduce");
+    }
+    wait(request, kEveryRank);
+  }
+  if (!stream.on_host()) stream.upload(values.data(), copy.data(), values.bytes());
+}
+
+void MpiCommunicator::wait(std::span<MPI_Request> requests, int64_t partner) {
   double begin = clock_now();
   bool told = false;
   while (true) {
     int done = 0;
     {
       std::lock_guard lock(mutex_);
-      check(MPI_Testall(2, requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
+      check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
+            "MPI_Testall");
     }
     if (done != 0) break;
     // At first the other is about to come; later it computes, perhaps on this very core.

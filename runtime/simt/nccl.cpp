@@ -230,12 +230,12 @@ std::string& last_error() {
   return message;
 }
 
+}  // namespace
+
 ncclResult_t refuse(ncclResult_t result, const std::string& message) {
   last_error() = message;
   return result;
 }
-
-}  // namespace
 
 }  // namespace taper::simt
 
@@ -319,6 +319,11 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int 
   } catch (const taper::Failure& failure) {
     return refuse(ncclSystemError, failure.what());
   }
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommCount(ncclComm_t comm, int* ranks) {
+  *ranks = comm->rank->ranks();
   return ncclSuccess;
 }
 

@@ -27,6 +27,9 @@ size_t size_of(ncclDataType_t type);
 /// "sends 4 float32 to rank 1".
 std::string describe(const NcclCall& call);
 
+/// Gives `result`, and to this thread's ncclGetLastError the message.
+ncclResult_t refuse(ncclResult_t result, const std::string& message);
+
 class NcclBoard {
  public:
   static constexpr size_t kCalls = 32, kPiece = size_t{64} << 10;
