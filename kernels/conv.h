@@ -44,8 +44,8 @@ struct ConvEpilogue {
   bool relu = false;
 };
 
-/// In bf16 a NaN or infinity may also reach outputs that do not depend on it: a kernel that fills its blocks
-/// up multiplies neighbours by zero.
+/// In bf16, and on the cpu backend without AVX-512 in f32 too, a NaN or infinity may also reach outputs that
+/// do not depend on it: a kernel that fills its blocks up multiplies neighbours by zero.
 class ConvKernels {
  public:
   virtual ~ConvKernels() = default;

@@ -1,6 +1,9 @@
 // Convolution by oneDNN's direct algorithm. Activations stay NHWC; the filter is laid out as oneDNN likes.
 
+#include <cstring>
+
 #include "kernels/cpu/onednn.h"
+#include "runtime/tensor.h"
 
 namespace taper {
 
@@ -35,6 +38,41 @@ struct Descriptors {
     padding = {s.padding, s.padding};
   }
 };
+
+// For a 1x1 filter oneDNN first gathers the pixels that a stride leaves. Without AVX-512, version 2.6.3 does
+// so in whole vectors of 8 channels and writes beyond its scratchpad, and into that of another thread, where
+// the channels do not fill them. So there we gather them ourselves, for a convolution without a stride.
+bool gathers(const ConvShape& s) {
+  return s.r * s.s == 1 && s.stride > 1 && s.padding == 0 && s.c / s.groups % 8 != 0 && !onednn_has_avx512();
+}
+
+ConvShape gathered(const ConvShape& s) {
+  ConvShape dense = s;
+  dense.h = s.out_h();
+  dense.w = s.out_w();
+  dense.stride = 1;
+  return dense;
+}
+
+// Calls use(first byte in x, first byte among the gathered) for each pixel.
+template <typename Use>
+void for_pixels(const ConvShape& s, int64_t pixel, Use use) {
+  int64_t to = 0;
+  for (int64_t n = 0; n < s.n; ++n)
+    for (int64_t h = 0; h < s.out_h(); ++h)
+      for (int64_t w = 0; w < s.out_w(); ++w, to += pixel)
+        use(((n * s.h + h * s.stride) * s.w + w * s.stride) * pixel, to);
+}
+
+Tensor gather(Stream& stream, const ConvShape& s, DType type, const void* x) {
+  Tensor dense(stream, type, {s.n, s.out_h(), s.out_w(), s.c});
+  const int64_t pixel = s.c * size_of(type);
+  for_pixels(s, pixel, [&](int64_t from, int64_t to) {
+    std::memcpy(static_cast<char*>(dense.data()) + to, static_cast<const char*>(x) + from,
+                static_cast<size_t>(pixel));
+  });
+  return dense;
+}
 
 constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 
@@ -138,6 +176,7 @@ int64_t cached_images(int64_t n, int64_t bytes_of_one) {
 
 FilterFormat CpuBackend::filter_format(Stream& stream, const ConvShape& shape, DType type, ConvPass pass) {
   check(shape);
+  if (gathers(shape)) return filter_format(stream, gathered(shape), type, pass);
   memory::desc desc = packed_desc(onednn(cpu_stream(stream)), shape, type, pass);
   const dnnl_memory_desc_t& d = desc.data;
   const dnnl_blocking_desc_t& b = d.format_desc.blocking;
@@ -155,6 +194,7 @@ FilterFormat CpuBackend::filter_format(Stream& stream, const ConvShape& shape, D
 void CpuBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type, ConvPass pass,
                              const void* filter, void* packed) {
   check(shape);
+  if (gathers(shape)) return pack_filter(stream, gathered(shape), type, pass, filter, packed);
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
   Op op = pass == ConvPass::forward ? kPack : kPackBackward;
@@ -168,6 +208,9 @@ void CpuBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type,
 void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type, const void* x,
                               const void* packed, const ConvEpilogue& epilogue, void* y) {
   check(shape);
+  if (gathers(shape))
+    return conv_forward(stream, gathered(shape), type, gather(stream, shape, type, x).data(), packed,
+                        epilogue, y);
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
   int64_t x_image = shape.h * shape.w * shape.c * size_of(type);
@@ -196,6 +239,17 @@ void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type
 void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DType type, const void* dy,
                                     const void* packed, void* dx) {
   check(shape);
+  if (gathers(shape)) {
+    Tensor dense(stream, type, {shape.n, shape.out_h(), shape.out_w(), shape.c});
+    conv_backward_data(stream, gathered(shape), type, dy, packed, dense.data());
+    const int64_t pixel = shape.c * size_of(type);
+    std::memset(dx, 0, static_cast<size_t>(shape.n * shape.h * shape.w * pixel));
+    for_pixels(shape, pixel, [&](int64_t to, int64_t from) {
+      std::memcpy(static_cast<char*>(dx) + to, static_cast<const char*>(dense.data()) + from,
+                  static_cast<size_t>(pixel));
+    });
+    return;
+  }
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
   Primitive& primitive = backward_data_primitive(dnn, shape, type);
@@ -206,6 +260,9 @@ void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DTyp
 void CpuBackend::conv_backward_filter(Stream& stream, const ConvShape& shape, DType type, const void* x,
                                       const void* dy, void* dfilter) {
   check(shape);
+  if (gathers(shape))
+    return conv_backward_filter(stream, gathered(shape), type, gather(stream, shape, type, x).data(), dy,
+                                dfilter);
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
   Primitive& primitive = backward_filter_primitive(dnn, shape, type);

@@ -28,13 +28,16 @@ OneDnn& onednn(CpuStream& stream) {
   return stream.onednn();
 }
 
+bool onednn_has_avx512() {
+  constexpr auto kAvx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  static const bool has = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kAvx512) == kAvx512;
+  return has;
+}
+
 dnnl::memory::data_type onednn_type(DType type) {
   if (type == DType::f32) return dnnl::memory::data_type::f32;
   TAPER_CHECK(type == DType::bf16, "the cpu backend has no convolution or product of {}", name(type));
-  static const bool supported = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) &
-                                 static_cast<unsigned>(dnnl::cpu_isa::avx512_core)) ==
-                                static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
-  if (!supported)
+  if (!onednn_has_avx512())
     throw UserError(
         "precision = \"bf16\" needs a processor with AVX-512 (F, BW, VL and DQ), which this one lacks; use "
         "precision = \"f32\"");

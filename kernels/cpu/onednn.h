@@ -66,6 +66,9 @@ struct OneDnn {
 /// The stream's oneDNN. Sets the calling thread's number of OpenMP threads to the stream's.
 OneDnn& onednn(CpuStream& stream);
 
+/// Whether oneDNN uses AVX-512 (F, BW, VL and DQ).
+bool onednn_has_avx512();
+
 /// f32 or bf16; UserError where this processor cannot multiply bf16, Failure for another type.
 dnnl::memory::data_type onednn_type(DType type);
 
