@@ -37,7 +37,10 @@ part_ranks() {
   awk -F'\t' '{ ++trials[$1]; if ($2 > slowest[$1]) slowest[$1] = $2 }
     END {
       print "| a rank is | trials passed | slowest end, in seconds |\n| --- | ---: | ---: |"
-      for (kind in trials) print "| " kind " | " trials[kind] " | " (kind == "starved" ? "" : slowest[kind]) " |"
+      for (i = split("killed stopped starved", kinds, " "); i > 0; --i) {
+        kind = kinds[4 - i]
+        print "| " kind " | " trials[kind] " | " (kind == "starved" ? "" : slowest[kind]) " |"
+      }
     }' "$results"
 }
 part_network() {
