@@ -46,7 +46,8 @@ void predict(Stream& stream, const Tensor& logits, const ShardInput& input, int6
   if (input.spans) {
     const std::vector<int32_t> offsets = input.sequences->offsets.host<int32_t>(stream);
     for (size_t i = 0; i + 1 < offsets.size(); ++i, predicted += each)
-      std::copy(values.begin() + 2 * offsets[i], values.begin() + 2 * offsets[i + 1], predicted);
+      std::copy(values.begin() + int64_t{2} * offsets[i], values.begin() + int64_t{2} * offsets[i + 1],
+                predicted);
     return;
   }
   const int64_t classes = logits.dim(1);

@@ -58,7 +58,7 @@ OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& devi
     : OpenRun(directory, device, best, ranks, read_run_configuration(directory)) {}
 
 OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-                 Communicator& ranks, Configuration own)
+                 Communicator& ranks, const Configuration& own)
     : OpenRun(directory, device, best, ranks, own, share_run_checkpoint(ranks, directory, own, best)) {}
 
 OpenRun::OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,

@@ -44,7 +44,7 @@ struct OpenRun {
 
  private:
   OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
-          Communicator& ranks, Configuration own);
+          Communicator& ranks, const Configuration& own);
   OpenRun(const std::filesystem::path& directory, const std::string& device, const std::string& best,
           Communicator& ranks, Configuration own, const Checkpoint& checkpoint);
 };

@@ -51,6 +51,7 @@ TcpCommunicator::TcpCommunicator(const RankPlace& place, const MeetingPoint& poi
   Meeting meeting = meet(place, point, patience);
   for (Socket& socket : meeting.letters) ways_.push_back({.socket = std::move(socket)});
   std::vector<RankCard> cards;
+  cards.reserve(meeting.seats.size());
   for (const RankSeat& seat : meeting.seats) cards.push_back(seat.card);
   begin_watch(cards);
   try {
