@@ -15,6 +15,10 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13)
 endif()
 # CMake 3.25 does not know nvcc's flag for the standard.
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+# CMake 3.25 takes it for granted, and CUDA 13 has it no more.
+if(NOT TARGET CUDA::nvToolsExt)
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit REQUIRED)
 
 # NCCL, between the GPUs of several ranks: the machine's, or PyPI's, where scripts/cuda-toolkit.sh puts it.
