@@ -98,11 +98,12 @@ part_check() {
 }
 
 # AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented. Left out for their
-# time, besides what check leaves out: evaluations of the networks whose training steps run.
+# time, besides what check leaves out: evaluations of the networks whose training steps run; on simulated GPUs whole runs
+# and tf32, whose code runs in parts, in other types and under check; and a test of memory's size.
 part_sanitize() {
   build asan build-asan
   ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
-    --exclude-regex "$repeated|$long|Parity.WithPyTorch/.*_eval"
+    --exclude-regex "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_tf32|BertMemory"
 }
 
 fuzz() {  # fuzz TARGET
