@@ -10,15 +10,14 @@
 #   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
-#   cuda      nvcc compiles the kernels for one architecture, drawn by the commit, or for those of CUDA_ARCHITECTURES ("all" of
-#             them in scripts/campaign.sh); their resources are within the budget
+#   cuda      (only where named) nvcc compiles the kernels for every architecture; their resources are within the budget
 #   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
 #   bench     every benchmark runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit check run tidy sanitize fuzz cuda bench)
+all_parts=(format unit check run tidy sanitize fuzz bench)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
@@ -132,16 +131,9 @@ python_environment() {
 
 # Device code for real GPUs, by nvcc; no GPU is needed.
 part_cuda() {
-  local toolkit architectures chosen
+  local toolkit
   toolkit=$(scripts/cuda-toolkit.sh compiler)
-  read -ra architectures <<<"$(sed -n 's/^  set(CMAKE_CUDA_ARCHITECTURES \(.*\))$/\1/p' cmake/cuda.cmake)"
-  chosen=${architectures[$((16#$(git rev-parse --short=7 HEAD) % ${#architectures[@]}))]}
-  case ${CUDA_ARCHITECTURES:-} in
-    '') ;;
-    all) chosen=$(IFS=';'; echo "${architectures[*]}") ;;
-    *) chosen=$CUDA_ARCHITECTURES ;;
-  esac
-  PATH=$toolkit:$PATH cmake --preset cuda -DTAPER_TESTS=OFF -DCMAKE_CUDA_ARCHITECTURES="$chosen" >/dev/null
+  PATH=$toolkit:$PATH cmake --preset cuda -DTAPER_TESTS=OFF >/dev/null
   cmake --build build-cuda --parallel "$jobs" --target taper_cuda
   PATH=$toolkit:$PATH scripts/kernel_resources.py
 }
