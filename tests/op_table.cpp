@@ -14,7 +14,6 @@
 
 #include "runtime/error.h"
 #include "tests/op_run.h"
-#include "tests/processor.h"
 
 namespace taper::ops {
 
@@ -245,10 +244,6 @@ const Argument& Case::argument(const std::string& argument) const {
   for (const Argument& candidate : arguments)
     if (candidate.name == argument) return candidate;
   throw Failure("{} has no argument {}", name, argument);
-}
-
-bool refuses_products(const Subject& subject) {
-  return subject.backend->name() == "cpu" && subject.type == DType::bf16 && !has_avx512();
 }
 
 std::string to_string(const Subject& subject) {

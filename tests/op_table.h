@@ -91,8 +91,6 @@ struct Subject {
 };
 /// "cpu_bf16", "sim_tf32".
 std::string to_string(const Subject& subject);
-/// Whether it refuses products: bf16 on a processor that cannot multiply it.
-bool refuses_products(const Subject& subject);
 /// Every backend in every type that it computes in: parametrise tests with it.
 const std::vector<Subject>& subjects();
 /// The same, and tf32 where there is a backend that has it: for ops that make products.

@@ -250,12 +250,7 @@ Case attention_backward_case(const AttentionCase& c) {
   return c.dropout == 0 ? result.plant_all({"d_o"}) : result;
 }
 
-class Attention : public ::testing::TestWithParam<Subject> {
- protected:
-  void SetUp() override {
-    if (refuses_products(GetParam())) GTEST_SKIP() << "this processor has no bf16";
-  }
-};
+class Attention : public ::testing::TestWithParam<Subject> {};
 
 TEST_P(Attention, Forward) {
   for (const AttentionCase& c : attentions()) EXPECT_THAT(check(GetParam(), attention_case(c)), IsEmpty());

@@ -152,12 +152,7 @@ Case imitation_free_case(const ImitationShape& s, double magnitude = 1) {
       .plant_all({"h"});
 }
 
-class Imitation : public ::testing::TestWithParam<Subject> {
- protected:
-  void SetUp() override {
-    if (refuses_products(GetParam())) GTEST_SKIP() << "this processor has no bf16";
-  }
-};
+class Imitation : public ::testing::TestWithParam<Subject> {};
 
 TEST_P(Imitation, SquaredError) {
   for (int64_t count : {1, 7, 64, 1000, 10007}) {

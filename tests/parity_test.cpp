@@ -23,7 +23,6 @@
 #include "runtime/philox.h"
 #include "runtime/safetensors.h"
 #include "tests/golden_values.h"
-#include "tests/processor.h"
 
 namespace taper {
 namespace {
@@ -296,13 +295,9 @@ TEST_P(Parity, WithPyTorch) {
       SCOPED_TRACE("f32");
       expect_f32_as_accurate(run(*cpu, DType::f32, c, training, golden.seed(draw)), truth, golden, off);
     }
-    if (has_avx512()) {
-      SCOPED_TRACE("bf16");
-      Outcome ours = run(*cpu, DType::bf16, c, training, golden.seed(draw));
-      expect_bf16_as_accurate(ours, truth, golden, draw, gradients);
-    } else if (off.empty()) {
-      GTEST_SKIP() << "f32 has been compared; this processor has no bf16";
-    }
+    SCOPED_TRACE("bf16");
+    Outcome ours = run(*cpu, DType::bf16, c, training, golden.seed(draw));
+    expect_bf16_as_accurate(ours, truth, golden, draw, gradients);
   }
   EXPECT_THAT(off, testing::IsEmpty()) << "gradients in f32";
   for (const auto& [name, squares] : gradients)

@@ -11,7 +11,6 @@
 #include "runtime/error.h"
 #include "runtime/philox.h"
 #include "tests/mpi_runs.h"
-#include "tests/processor.h"
 
 namespace taper {
 namespace {
@@ -22,7 +21,6 @@ using testing::Ne;
 
 TEST_F(RanksTest, AnyNumberOfRanksGivesTheSameBytes) {
   for (const std::string precision : {"f32", "bf16"}) {
-    if (precision == "bf16" && !has_avx512()) continue;
     // With bridges, and batches that the shards divide unevenly.
     std::vector<std::string> more =
         settings({"precision=" + precision, "shards=4", "widen.kind=full", "baseline.batch_size=18",
@@ -74,7 +72,6 @@ TEST_F(RanksTest, AnEvaluationIsDividedAndOtherCommandsAreRefusedOnce) {
 // Every saved state, in the middle of a stage too, and whoever goes on from it.
 TEST_F(RanksTest, AShardedOptimizerGivesTheSameBytes) {
   for (const std::string precision : {"f32", "bf16"}) {
-    if (precision == "bf16" && !has_avx512()) continue;
     std::vector<std::string> how = {
         "precision=" + precision,   "shards=4",
         "checkpoint.keep_last=100", "stages=[\"baseline\", \"wide\", \"match\", \"finetune\"]",
@@ -107,8 +104,7 @@ TEST_F(RanksTest, AShardedOptimizerGivesTheSameBytes) {
 }
 
 TEST_F(BertRanksTest, AnyNumberOfRanksGivesTheSameBytes) {
-  std::vector<std::string> more =
-      settings({"shards=4", has_avx512() ? "precision=bf16" : "precision=f32", "widen.kind=full"});
+  std::vector<std::string> more = settings({"shards=4", "precision=bf16", "widen.kind=full"});
   ASSERT_EQ(run(train(folder_ / "one", more)).code, 0);
   Result result = run_ranks(4, train(folder_ / "four", more));
   ASSERT_EQ(result.code, 0) << result.text;

@@ -8,7 +8,6 @@
 
 #include "runtime/error.h"
 #include "runtime/philox.h"
-#include "tests/processor.h"
 #include "tests/taper_process.h"
 
 namespace {
@@ -26,12 +25,10 @@ TEST_F(RunTest, AnyNumberOfWorkersGivesTheSameBytes) {
   ASSERT_EQ(run(train(folder_ / "one"), 1).code, 0);
   ASSERT_EQ(run(train(folder_ / "two", {"--set", "data.threads=3"}), 2).code, 0);
   EXPECT_EQ(weights(folder_ / "one"), weights(folder_ / "two"));
-  if (taper::has_avx512()) {
-    ASSERT_EQ(run(train(folder_ / "bf16-one", {"--set", "precision=bf16"}), 1).code, 0);
-    ASSERT_EQ(run(train(folder_ / "bf16-two", {"--set", "precision=bf16"}), 2).code, 0);
-    EXPECT_EQ(weights(folder_ / "bf16-one"), weights(folder_ / "bf16-two"));
-    EXPECT_NE(weights(folder_ / "one"), weights(folder_ / "bf16-one"));
-  }
+  ASSERT_EQ(run(train(folder_ / "bf16-one", {"--set", "precision=bf16"}), 1).code, 0);
+  ASSERT_EQ(run(train(folder_ / "bf16-two", {"--set", "precision=bf16"}), 2).code, 0);
+  EXPECT_EQ(weights(folder_ / "bf16-one"), weights(folder_ / "bf16-two"));
+  EXPECT_NE(weights(folder_ / "one"), weights(folder_ / "bf16-one"));
   ASSERT_EQ(run(train(folder_ / "seed", {"--set", "seed=2"})).code, 0);
   EXPECT_NE(weights(folder_ / "one"), weights(folder_ / "seed"));
 }

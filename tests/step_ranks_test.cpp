@@ -9,7 +9,6 @@
 #include "recipes/data/loader.h"
 #include "recipes/step.h"
 #include "tests/network_values.h"
-#include "tests/processor.h"
 #include "tests/rank_threads.h"
 
 namespace taper {
@@ -76,7 +75,6 @@ class StepOnRanks : public testing::TestWithParam<std::tuple<OptimizerOptions::R
 };
 
 TEST_P(StepOnRanks, GivesTheBitsOfOneProcess) {
-  if (std::get<1>(GetParam()) == DType::bf16 && !has_avx512()) GTEST_SKIP() << "this processor has no bf16";
   Result expected;
   on_ranks(1, [&](ThreadRank& self) { expected = train(self, false); });
   EXPECT_GT(expected.outcomes[1], 0.5) << "so that it is clipped";

@@ -54,6 +54,9 @@ ConvShape gathered(const ConvShape& s) {
   return dense;
 }
 
+int64_t x_size(const ConvShape& s) { return s.n * s.h * s.w * s.c; }
+int64_t y_size(const ConvShape& s) { return s.n * s.out_h() * s.out_w() * s.k; }
+
 // Calls use(first byte in x, first byte among the gathered) for each pixel.
 template <typename Use>
 void for_pixels(const ConvShape& s, int64_t pixel, Use use) {
@@ -176,6 +179,10 @@ int64_t cached_images(int64_t n, int64_t bytes_of_one) {
 
 FilterFormat CpuBackend::filter_format(Stream& stream, const ConvShape& shape, DType type, ConvPass pass) {
   check(shape);
+  if (computes_in_f32(type)) {
+    FilterFormat f32 = filter_format(stream, shape, DType::f32, pass);
+    return {"bf16 as f32: " + f32.key, f32.bytes};
+  }
   if (gathers(shape)) return filter_format(stream, gathered(shape), type, pass);
   memory::desc desc = packed_desc(onednn(cpu_stream(stream)), shape, type, pass);
   const dnnl_memory_desc_t& d = desc.data;
@@ -194,6 +201,13 @@ FilterFormat CpuBackend::filter_format(Stream& stream, const ConvShape& shape, D
 void CpuBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type, ConvPass pass,
                              const void* filter, void* packed) {
   check(shape);
+  if (computes_in_f32(type)) {
+    const int64_t count = shape.k * shape.r * shape.s * (shape.c / shape.groups);
+    Tensor rounded(stream, DType::bf16, {count});
+    cast(stream, count, DType::f32, filter, DType::bf16, rounded.data());
+    return pack_filter(stream, shape, DType::f32, pass, widened(*this, stream, count, rounded.data()).data(),
+                       packed);
+  }
   if (gathers(shape)) return pack_filter(stream, gathered(shape), type, pass, filter, packed);
   CpuStream& cpu = cpu_stream(stream);
   OneDnn& dnn = onednn(cpu);
@@ -208,6 +222,17 @@ void CpuBackend::pack_filter(Stream& stream, const ConvShape& shape, DType type,
 void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type, const void* x,
                               const void* packed, const ConvEpilogue& epilogue, void* y) {
   check(shape);
+  if (computes_in_f32(type)) {
+    Tensor y32(stream, DType::f32, {y_size(shape)}), add32;
+    ConvEpilogue f32 = epilogue;
+    if (epilogue.add != nullptr) {
+      add32 = widened(*this, stream, y_size(shape), epilogue.add);
+      f32.add = add32.data();
+    }
+    conv_forward(stream, shape, DType::f32, widened(*this, stream, x_size(shape), x).data(), packed, f32,
+                 y32.data());
+    return round(*this, stream, y32, y);
+  }
   if (gathers(shape))
     return conv_forward(stream, gathered(shape), type, gather(stream, shape, type, x).data(), packed,
                         epilogue, y);
@@ -239,6 +264,12 @@ void CpuBackend::conv_forward(Stream& stream, const ConvShape& shape, DType type
 void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DType type, const void* dy,
                                     const void* packed, void* dx) {
   check(shape);
+  if (computes_in_f32(type)) {
+    Tensor dx32(stream, DType::f32, {x_size(shape)});
+    conv_backward_data(stream, shape, DType::f32, widened(*this, stream, y_size(shape), dy).data(), packed,
+                       dx32.data());
+    return round(*this, stream, dx32, dx);
+  }
   if (gathers(shape)) {
     Tensor dense(stream, type, {shape.n, shape.out_h(), shape.out_w(), shape.c});
     conv_backward_data(stream, gathered(shape), type, dy, packed, dense.data());
@@ -260,6 +291,9 @@ void CpuBackend::conv_backward_data(Stream& stream, const ConvShape& shape, DTyp
 void CpuBackend::conv_backward_filter(Stream& stream, const ConvShape& shape, DType type, const void* x,
                                       const void* dy, void* dfilter) {
   check(shape);
+  if (computes_in_f32(type))
+    return conv_backward_filter(stream, shape, DType::f32, widened(*this, stream, x_size(shape), x).data(),
+                                widened(*this, stream, y_size(shape), dy).data(), dfilter);
   if (gathers(shape))
     return conv_backward_filter(stream, gathered(shape), type, gather(stream, shape, type, x).data(), dy,
                                 dfilter);

@@ -61,6 +61,53 @@ Primitive make_matmul(OneDnn& dnn, const MatmulShape& s, memory::data_type type,
                        {DNNL_ARG_DST, out}});
 }
 
+// `count` matrices of bf16, `stride` elements apart, as f32 without gaps.
+Tensor widened_matrices(CpuBackend& backend, Stream& stream, int64_t count, int64_t size, int64_t stride,
+                        const void* from) {
+  Tensor all(stream, DType::f32, {count * size});
+  for (int64_t i = 0; i < count; ++i)
+    backend.cast(stream, size, DType::bf16, static_cast<const bf16*>(from) + i * stride, DType::f32,
+                 all.slice(i * size, size).data());
+  return all;
+}
+
+// A product of bf16 by one of f32.
+void matmul_in_f32(CpuBackend& backend, Stream& stream, const MatmulShape& shape, const void* a,
+                   const void* b, const MatmulEpilogue& epilogue, DType out_type, void* out) {
+  MatmulShape dense = shape;
+  auto operand = [&](const void* from, int64_t size, int64_t& stride) {
+    Tensor all = widened_matrices(backend, stream, shared(stride) ? 1 : shape.batch, size, stride, from);
+    if (!shared(stride)) stride = size;
+    return all;
+  };
+  const Tensor a32 = operand(a, shape.m * shape.k, dense.stride_a),
+               b32 = operand(b, shape.k * shape.n, dense.stride_b);
+  if (out_type == DType::f32)
+    return backend.matmul(stream, dense, DType::f32, a32.data(), b32.data(), epilogue, DType::f32, out);
+  const int64_t size = dense.stride_out = shape.m * shape.n;
+  auto result = [&](const void* from) {
+    return widened_matrices(backend, stream, shape.batch, size, shape.stride_out, from);
+  };
+  auto store = [&](const Tensor& from, void* to) {
+    for (int64_t i = 0; i < shape.batch; ++i)
+      round(backend, stream, from.slice(i * size, size), static_cast<bf16*>(to) + i * shape.stride_out);
+  };
+  MatmulEpilogue f32 = epilogue;
+  Tensor out32 = epilogue.accumulate ? result(out) : Tensor(stream, DType::f32, {shape.batch * size});
+  Tensor residual, before;
+  if (epilogue.residual != nullptr) {
+    residual = result(epilogue.residual);
+    f32.residual = residual.data();
+  }
+  if (epilogue.pre_activation != nullptr) {
+    before = Tensor(stream, DType::f32, {shape.batch * size});
+    f32.pre_activation = before.data();
+  }
+  backend.matmul(stream, dense, DType::f32, a32.data(), b32.data(), f32, DType::f32, out32.data());
+  if (before.defined()) store(before, epilogue.pre_activation);
+  store(out32, out);
+}
+
 }  // namespace
 
 void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, const void* a, const void* b,
@@ -72,6 +119,7 @@ void CpuBackend::matmul(Stream& stream, const MatmulShape& shape, DType type, co
               "an accumulating product takes nothing but a scale");
   TAPER_CHECK(out_type == type || out_type == accumulator(type), "a product of {} written as {}",
               taper::name(type), taper::name(out_type));
+  if (computes_in_f32(type)) return matmul_in_f32(*this, stream, shape, a, b, epilogue, out_type, out);
   if (shape.batch > 1 && shared(shape.stride_a) && shared(shape.stride_b)) {
     // oneDNN cannot say that one product is written several times.
     for (int64_t i = 0; i < shape.batch; ++i) {

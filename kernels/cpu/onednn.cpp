@@ -34,13 +34,20 @@ bool onednn_has_avx512() {
   return has;
 }
 
+Tensor widened(CpuBackend& backend, Stream& stream, int64_t count, const void* from) {
+  Tensor f32(stream, DType::f32, {count});
+  backend.cast(stream, count, DType::bf16, from, DType::f32, f32.data());
+  return f32;
+}
+
+void round(CpuBackend& backend, Stream& stream, const Tensor& from, void* to) {
+  backend.cast(stream, from.size(), DType::f32, from.data(), DType::bf16, to);
+}
+
 dnnl::memory::data_type onednn_type(DType type) {
   if (type == DType::f32) return dnnl::memory::data_type::f32;
-  TAPER_CHECK(type == DType::bf16, "the cpu backend has no convolution or product of {}", name(type));
-  if (!onednn_has_avx512())
-    throw UserError(
-        "precision = \"bf16\" needs a processor with AVX-512 (F, BW, VL and DQ), which this one lacks; use "
-        "precision = \"f32\"");
+  TAPER_CHECK(type == DType::bf16 && !computes_in_f32(type),
+              "the cpu backend has no convolution or product of {}", name(type));
   return dnnl::memory::data_type::bf16;
 }
 

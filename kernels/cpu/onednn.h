@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "kernels/cpu/cpu.h"
+#include "runtime/tensor.h"
 
 static_assert(DNNL_VERSION_MAJOR == 2, "kernels/cpu is written for version 2 of oneDNN's interface");
 
@@ -69,7 +70,16 @@ OneDnn& onednn(CpuStream& stream);
 /// Whether oneDNN uses AVX-512 (F, BW, VL and DQ).
 bool onednn_has_avx512();
 
-/// f32 or bf16; UserError where this processor cannot multiply bf16, Failure for another type.
+/// Whether products and convolutions of `type` are made in f32, of operands widened to it and with the result
+/// rounded: those of bf16 without AVX-512, for which oneDNN has none. Sums are in f32 either way.
+inline bool computes_in_f32(DType type) { return type == DType::bf16 && !onednn_has_avx512(); }
+
+/// The `count` elements of bf16 as f32, in the stream's memory.
+Tensor widened(CpuBackend& backend, Stream& stream, int64_t count, const void* from);
+/// f32 rounded to bf16.
+void round(CpuBackend& backend, Stream& stream, const Tensor& from, void* to);
+
+/// f32 or bf16; Failure for another type, and where computes_in_f32.
 dnnl::memory::data_type onednn_type(DType type);
 
 /// The bytes, rounded up so that what follows in the same block of memory is aligned.
