@@ -104,7 +104,8 @@ int run(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember(
           {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "bert-mini", "bert-base"}));
-  app.add_option("--precision", configuration.precision)->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--device", configuration.device)->check(CLI::IsMember({"cpu", "sim", "cuda"}));
+  app.add_option("--precision", configuration.precision)->check(CLI::IsMember({"f32", "bf16", "tf32"}));
   app.add_option("--batch", batch_size);
   app.add_option("--shards", configuration.shards);
   app.add_option("--weights", weights, "safetensors with torchvision's or transformers' names")->required();

@@ -13,6 +13,8 @@
 #   kernels     each kernel on a network's shapes: checked, timed, beside cuBLASLt and cuDNN where they can be loaded
 #   recipe      a small run through every stage, twice, to the same bits
 #   ranks       the same on two ranks, connected by NCCL, where there are two GPUs
+#   peers       steps of ResNet-50 and of BERT beside PyTorch's, after a check that both compute the same loss, where there is a Python
+#               with torch and torchvision or transformers: TAPER_PEERS_PYTHON, .cache/peers (bench/peers/compare.sh) or python3
 #   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +28,7 @@ case "${1:-}" in
     device=sim folder=build tests='ops_pool_test' shard_images=(8)
     kernel_options=(--benchmark_min_time=0.0001)
     sizes=(--set baseline.steps=2 --set baseline.evaluate_every=2)
+    peer_options=(--precision f32 --forms eager --batch 4 --size 33 --tokens 16 --rounds 1 --steps 1) bert=bert-mini
     shift
     ;;
   *)
@@ -33,6 +36,7 @@ case "${1:-}" in
     kernel_options=(--benchmark_filter='(resnet50_64|bert_[a-z]*_4096|/4096x|/8x512x)' --benchmark_min_time=0.02)
     sizes=(--set network.width=64 --set 'network.depths=[3, 3]' --set data.train_limit=8192 --set baseline.steps=20
       --set baseline.evaluate_every=20)
+    peer_options=(--precision tf32 bf16 --batch 64 --rounds 3 --steps 5) bert=bert-base
     ;;
 esac
 report=gpu-report.md
@@ -52,7 +56,7 @@ step_build() {
   # shellcheck disable=SC2086  # a pattern
   targets=$(cd tests && basename -s .cpp -a $tests.cpp)
   # shellcheck disable=SC2086
-  cmake --build "$folder" --parallel "$(nproc)" --target taper bench_kernels $targets
+  cmake --build "$folder" --parallel "$(nproc)" --target taper bench_kernels bench_step $targets
 }
 
 step_tests() {  # step_tests [PROGRAM ARGUMENTS...]: by way of this program
@@ -103,6 +107,22 @@ step_ranks() {
   diff <(weights one) <(weights ranks)
 }
 
+step_peers() {
+  local network module python
+  for network in resnet50 "$bert"; do
+    module=$(if [ "$network" = resnet50 ]; then echo torchvision; else echo transformers; fi)
+    for python in "${TAPER_PEERS_PYTHON:-}" .cache/peers/bin/python python3 ''; do
+      if "$python" -c "import torch, safetensors, $module; assert '$device' == 'sim' or torch.cuda.is_available()"; then break; fi
+    done
+    if [ -z "$python" ]; then
+      echo "$network: left out, for no Python here has torch for the device, $module and safetensors" | tee -a "$work/peers.txt"
+      continue
+    fi
+    "$python" bench/peers/compare.py --device "$device" --taper "$folder/bench_step" --network "$network" "${peer_options[@]}" |
+      tee -a "$work/peers.txt"
+  done
+}
+
 step_throughput() {
   local shards images precision
   for precision in f32 tf32 bf16; do
@@ -127,7 +147,7 @@ if [ ${#steps[@]} -eq 0 ]; then
   [ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
   steps+=(kernels recipe)
   if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
-  steps+=(throughput)
+  steps+=(peers throughput)
 fi
 failed=0
 for step in "${steps[@]}"; do
@@ -161,6 +181,10 @@ done
     printf '\nThe vendor'"'"'s column is its time over ours: above 1 where ours is faster.\n'
     printf '\n| kernel | us | TFLOP/s | GB/s | %% of peak | vendor |\n| --- | ---: | ---: | ---: | ---: | ---: |\n'
     cat "$work/kernels.md"
+  fi
+  if [ -s "$work/peers.txt" ]; then
+    printf '\n'
+    sed 's/^/    /' "$work/peers.txt"
   fi
   if [ -f "$work/throughput.md" ]; then
     printf '\n| precision | images of a shard | shards | images per second |\n| --- | --- | --- | --- |\n'

@@ -38,16 +38,17 @@ def make_inputs(arguments, weights_path, data_path, seed=0):
     save_file({"words": words, "places": places, "labels": random.integers(0, model.config.vocab_size, places.shape)}, data_path)
 
 
-def load(network, weights_path, data_path):
+def load(network, weights_path, data_path, device):
     model = make_model(network)
     weights = {name: torch.from_numpy(value) for name, value in load_file(weights_path).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("decoder" in name for name in missing), (missing, unexpected)
     model.tie_weights()
-    data = {name: torch.from_numpy(value) for name, value in load_file(data_path).items()}
+    model.to(device)
+    data = {name: torch.from_numpy(value).to(device) for name, value in load_file(data_path).items()}
     # Logits of the masked tokens alone, as Taper makes them: all of them would be several times the work.
     count, tokens = data["words"].shape
-    rows = (torch.arange(count)[:, None] * tokens + data["places"]).reshape(-1)
+    rows = (torch.arange(count, device=device)[:, None] * tokens + data["places"]).reshape(-1)
 
     def forward(words, rows):
         hidden = model.bert(words)[0]
@@ -56,32 +57,32 @@ def load(network, weights_path, data_path):
     return model, forward, data["words"], rows, data["labels"].reshape(-1)
 
 
-def autocast(precision):
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+def autocast(device, precision):
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def losses(network, weights_path, data_path, shards, precision):
-    """The loss of every masked token [batch * masked], without dropout. `precision` is f32, bf16 or f64."""
-    model, forward, words, rows, labels = load(network, weights_path, data_path)
+def losses(network, weights_path, data_path, shards, precision, device):
+    """The loss of every masked token [batch * masked], without dropout. `precision` is f32, tf32, bf16 or f64."""
+    model, forward, words, rows, labels = load(network, weights_path, data_path, device)
     model.eval()
     if precision == "f64":
         model.double()
-    with torch.no_grad(), autocast(precision):
+    with torch.no_grad(), autocast(device, precision):
         logits = forward(words, rows)
         logits = logits if precision == "f64" else logits.float()
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().numpy()
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().cpu().numpy()
 
 
-def make_step(network, weights_path, data_path, compiled, precision):
+def make_step(network, weights_path, data_path, compiled, precision, device):
     """A function that trains one step, with dropout, as Taper's does."""
-    model, forward, words, rows, labels = load(network, weights_path, data_path)
+    model, forward, words, rows, labels = load(network, weights_path, data_path, device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     forward = torch.compile(forward) if compiled else forward
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with autocast(precision):
+        with autocast(device, precision):
             loss = torch.nn.functional.cross_entropy(forward(words, rows), labels)
         loss.backward()
         optimizer.step()

@@ -27,8 +27,8 @@ FORMS = ["eager", "compile"]
 
 
 def run_taper(arguments, precision, steps, inputs):
-    command = [arguments.taper, "--network", arguments.network, "--precision", precision, "--batch", str(arguments.batch)]
-    command += ["--shards", str(arguments.shards), "--steps", str(steps), "--json"]
+    command = [arguments.taper, "--network", arguments.network, "--device", arguments.device, "--precision", precision]
+    command += ["--batch", str(arguments.batch), "--shards", str(arguments.shards), "--steps", str(steps), "--json"]
     command += ["--weights", inputs[0], "--data", inputs[1]]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
@@ -42,9 +42,10 @@ def check_loss(arguments, precision, inputs):
     Tolerance: twice the root mean square, over samples (masked tokens), of PyTorch's own error in this precision (the error of a mean is
     at most that), and 8 units in the last place of the f32 that the loss is reported in.
     """
+    device = peer_step.prepare(arguments.device, precision)
     losses = peer_step.module_of(arguments.network).losses
-    exact = losses(arguments.network, *inputs, arguments.shards, "f64")
-    peer = losses(arguments.network, *inputs, arguments.shards, precision)
+    exact = losses(arguments.network, *inputs, arguments.shards, "f64", device)
+    peer = losses(arguments.network, *inputs, arguments.shards, precision, device)
     tolerance = 2 * np.sqrt(np.mean((peer - exact) ** 2)) + 8 * np.spacing(np.float32(exact.max()))
     want = exact.reshape(arguments.shards, -1).mean(axis=1)
     got = np.array(run_taper(arguments, precision, 1, inputs)["loss"], dtype=np.float64)
@@ -59,7 +60,7 @@ class Peer:
     def __init__(self, arguments, form, precision, inputs):
         command = [sys.executable, str(HERE / "peer_step.py"), "--network", arguments.network, "--form", form]
         command += ["--threads", str(arguments.threads), "--clock", arguments.clock]
-        command += ["--precision", precision, "--weights", inputs[0], "--data", inputs[1]]
+        command += ["--device", arguments.device, "--precision", precision, "--weights", inputs[0], "--data", inputs[1]]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def steps(self, count):
@@ -104,9 +105,11 @@ def main():
     parser = argparse.ArgumentParser(description="Compares whole training steps of Taper and PyTorch.")
     parser.add_argument("--network", choices=peer_step.NETWORKS, default="resnet50")
     parser.add_argument("--taper", default="build-bench/bench_step", help="Taper's side (default: %(default)s)")
-    parser.add_argument("--precision", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
+    parser.add_argument("--device", choices=peer_step.DEVICES, default="cpu", help="Taper's; beside sim PyTorch is on the CPU")
+    parser.add_argument("--precision", nargs="+", choices=peer_step.PRECISIONS, default=["f32", "bf16"], help="(default: f32 bf16)")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="of PyTorch (default: both)")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224, help="of an image (default: 224)")
     parser.add_argument("--tokens", type=int, default=128, help="of a BERT's sequence, 7 to 512 (default: 128)")
     parser.add_argument("--shards", type=int, default=2, help="sub-batches that Taper's step is cut into (default: 2)")
     parser.add_argument("--threads", type=int, default=2, help="threads, and cores, of each (default: 2)")
@@ -118,6 +121,10 @@ def main():
 
     if not 7 <= arguments.tokens <= 512:
         parser.error(f"--tokens {arguments.tokens}: a BERT has 512 positions, and of fewer than 7 tokens none is masked")
+    if arguments.device == "cuda" and arguments.clock == "cpu":
+        parser.error("--clock cpu: the processor's time says nothing of a GPU's")
+    if arguments.device != "cuda" and "tf32" in arguments.precision:
+        parser.error(f"--precision tf32: PyTorch has none on the CPU, beside the device {arguments.device}")
     cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
     if len(cores) < arguments.threads:
         parser.error(f"--threads {arguments.threads}, but there are {len(cores)} cores")
@@ -131,7 +138,7 @@ def main():
         for precision in arguments.precision:
             results.append(compare(arguments, precision, inputs))
     if arguments.json:
-        facts = {key: vars(arguments)[key] for key in ["network", "batch", "tokens", "shards", "threads", "clock"]}
+        facts = {key: vars(arguments)[key] for key in ["network", "device", "batch", "size", "tokens", "shards", "threads", "clock"]}
         print(json.dumps(facts | {"results": results}, indent=1))
         return
     print(f"{network.title(arguments)}, {arguments.threads} threads;")
