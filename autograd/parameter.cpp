@@ -47,6 +47,18 @@ uint64_t ParameterStore::Copy::current() const {
   return sum;
 }
 
+void ParameterStore::Copy::remake(Stream& stream) {
+  Tensor made = make(stream);
+  if (in_graphs()) {
+    TAPER_CHECK(made.bytes() == tensor->bytes(), "a copy of {} bytes for a graph that reads {}", made.bytes(),
+                tensor->bytes());
+    stream.copy(tensor->data(), made.data(), made.bytes());
+  } else {
+    tensor = std::make_shared<Tensor>(std::move(made));
+  }
+  stamp = current();
+}
+
 Tensor ParameterStore::derived(Stream& stream, const std::string& key, std::vector<const Parameter*> sources,
                                const Make& make) {
   std::shared_ptr<Copy> copy;
@@ -63,11 +75,12 @@ Tensor ParameterStore::derived(Stream& stream, const std::string& key, std::vect
   std::lock_guard lock(copy->mutex);
   copy->used = true;
   if (copy->stamp != copy->current()) {
-    copy->tensor = copy->make(stream);
-    copy->stamp = copy->current();
+    TAPER_CHECK(!stream.capturing(), "{} has to be made anew while a graph is captured", key);
+    copy->remake(stream);
     stream.synchronize();  // other workers' streams may read it from now on
   }
-  return copy->tensor;
+  if (stream.capturing()) stream.keep(copy->tensor);
+  return *copy->tensor;
 }
 
 std::vector<std::string> ParameterStore::stale() {
@@ -76,7 +89,7 @@ std::vector<std::string> ParameterStore::stale() {
   for (auto it = copies_.begin(); it != copies_.end();) {
     Copy& copy = *it->second;
     bool stale = copy.stamp != copy.current();
-    if (stale && !copy.used) {
+    if (stale && !copy.used && !copy.in_graphs()) {
       it = copies_.erase(it);
       continue;
     }
@@ -96,9 +109,7 @@ void ParameterStore::remake(Stream& stream, const std::string& key) {
     copy = found->second;
   }
   std::lock_guard lock(copy->mutex);
-  if (copy->stamp == copy->current()) return;
-  copy->tensor = copy->make(stream);
-  copy->stamp = copy->current();
+  if (copy->stamp != copy->current()) copy->remake(stream);
 }
 
 }  // namespace taper

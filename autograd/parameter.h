@@ -87,13 +87,15 @@ class ParameterStore {
 
   using Make = std::function<Tensor(Stream&)>;
   /// The copy known as `key`, made by `make` unless it was made since its sources last changed. Thread-safe;
-  /// the first to ask makes it.
+  /// the first to ask makes it. While `stream` is captured the copy must be there (Failure: a graph would
+  /// make it anew at every launch), and stays at its place as long as the graph lives: it is then remade
+  /// there, at every update.
   Tensor derived(Stream& stream, const std::string& key, std::vector<const Parameter*> sources,
                  const Make& make);
   /// The stale copies that were asked for since the last call, to be remade by remake() on any thread: so
-  /// that workers share the packing of filters instead of waiting for each other. Drops the stale copies that
-  /// nobody asked for. A remade copy may be asked for by other streams once the Team's run that remade it is
-  /// over.
+  /// that workers share the packing of filters instead of waiting for each other. Those that graphs read
+  /// count as asked for. Drops the stale copies that nobody asked for. A remade copy may be asked for by
+  /// other streams once the Team's run that remade it is over.
   std::vector<std::string> stale();
   void remake(Stream& stream, const std::string& key);
 
@@ -102,10 +104,12 @@ class ParameterStore {
     std::mutex mutex;
     std::vector<const Parameter*> sources;
     Make make;
-    Tensor tensor;
+    std::shared_ptr<Tensor> tensor;  // shared with the graphs that read it
     uint64_t stamp = 0;
     std::atomic<bool> used = true;
     uint64_t current() const;
+    bool in_graphs() const { return tensor.use_count() > 1; }
+    void remake(Stream& stream);
   };
   std::deque<Parameter> parameters_;
   std::unordered_map<std::string, Parameter*> by_name_;

@@ -43,7 +43,7 @@ class Team {
   }
   /// The thread that communicates while the workers compute; made when first asked for.
   CommunicationThread& communication();
-  /// Over all workers' streams.
+  /// Over all workers' streams; without what graphs hold.
   MemoryStatistics memory() const;
   void reset_peak();
   /// Gives cached memory back, e.g. between stages of different shapes.

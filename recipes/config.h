@@ -175,6 +175,7 @@ struct Configuration {
   int64_t rank_timeout = 60;
   bool shard_optimizer = false;
   std::string reduction = "exact";
+  bool cuda_graphs = false;
   std::vector<std::string> stages;
   DataOptions data;
   NetworkOptions network;

@@ -309,6 +309,21 @@ void check_network(const Configuration& c, const Place& place) {
   }
 }
 
+void check_graphs(const Configuration& c, const Place& place) {
+  auto refuse = [&](const std::string& setting, const std::string& reason) {
+    throw UserError("{}: cuda_graphs = true and {}: {}; set cuda_graphs = false", place("cuda_graphs"),
+                    setting, reason);
+  };
+  if (c.device == "cpu") refuse("device = \"cpu\"", "there is nothing to record, graphs are the GPU's");
+  if (c.network.kind == "bert")
+    refuse("network.kind = \"bert\"",
+           "a graph has one shape, but batches of text differ in their tokens, and draw dropout anew");
+  if (c.matmul != "own" || c.convolution != "own")
+    refuse(fmt::format("{} = \"{}\"", c.matmul != "own" ? "matmul" : "convolution",
+                       c.matmul != "own" ? c.matmul : c.convolution),
+           "NVIDIA's libraries are not recorded, only Taper's own kernels");
+}
+
 }  // namespace
 
 std::vector<int64_t> blocks_per_stage(const NetworkOptions& network) {
@@ -341,6 +356,7 @@ void check_configuration(const Configuration& c, const Place& place) {
   check_network(c, place);
   if (c.runs("imitate") && c.imitate.parallel == "units") check_parallel_units(c, place);
   if (c.runs("task")) check_task(c, place);
+  if (c.cuda_graphs) check_graphs(c, place);
 }
 
 }  // namespace taper

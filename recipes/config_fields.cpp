@@ -294,6 +294,9 @@ Section describe(Configuration& c) {
         "choice.",
         {},
         {"exact", "fast"}},
+       {"cuda_graphs", &c.cuda_graphs,
+        "On `cuda`, of ResNets: the passes of a shard are recorded once and then started as one (CUDA "
+        "graphs), which spares the host's time and changes no bit. May differ when a run is resumed."},
        {"stages",
         &c.stages,
         "The stages to run, in order.",

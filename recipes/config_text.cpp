@@ -83,6 +83,7 @@ bool same_run(const Configuration& a, const Configuration& b) {
   Configuration same = a;
   same.rank_timeout = b.rank_timeout;
   same.shard_optimizer = b.shard_optimizer;
+  same.cuda_graphs = b.cuda_graphs;
   return same == b;
 }
 

@@ -64,6 +64,7 @@ std::string run_identity(const Configuration& configuration) {
   // May change: see same_run().
   same.rank_timeout = Configuration().rank_timeout;
   same.shard_optimizer = Configuration().shard_optimizer;
+  same.cuda_graphs = Configuration().cuda_graphs;
   return fmt::format("{:016x}", hash(write_configuration(same)));
 }
 
@@ -74,9 +75,10 @@ bool merged(const Configuration& configuration, int64_t stage) {
 }
 
 StepContext Run::context(const Job& job) {
-  return {*engine_.team, *models_[job.network].network,
-          engine_.type,  engine_.shards,
-          job.ranks,     configuration_.reduction == "fast" ? Reduction::fast : Reduction::exact};
+  return {*engine_.team,   *models_[job.network].network,
+          engine_.type,    engine_.shards,
+          job.ranks,       configuration_.reduction == "fast" ? Reduction::fast : Reduction::exact,
+          job.graphs.get()};
 }
 
 void Run::open_log(LogPosition position) {

@@ -16,6 +16,7 @@
 #include "recipes/providers_file.h"
 #include "recipes/ranks.h"
 #include "recipes/run_log.h"
+#include "recipes/shard_graphs.h"
 #include "runtime/checkpoint.h"
 
 namespace taper {
@@ -73,9 +74,10 @@ class Run {
     Plan plan;
     std::string network;  ///< that is trained
     Objective objective;
-    double student_flops, teacher_flops;  ///< of one sample of one step
-    Communicator& ranks;                  ///< that divide its batches
-    Targets targets{};                    ///< of imitation
+    double student_flops, teacher_flops;            ///< of one sample of one step
+    Communicator& ranks;                            ///< that divide its batches
+    Targets targets{};                              ///< of imitation
+    std::unique_ptr<ShardGraphs> graphs = nullptr;  ///< where configured
   };
   /// How fast steps follow each other.
   struct Pace {

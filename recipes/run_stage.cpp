@@ -97,6 +97,7 @@ Run::Job Run::make_job(Communicator& ranks) {
           .student_flops = 0,
           .teacher_flops = 0,
           .ranks = ranks};
+  if (configuration_.cuda_graphs) job.graphs = std::make_unique<ShardGraphs>();
   job.network = name == "baseline" || name == "wide" ? name : "thin";
   Model& model = models_[job.network];
   if (name == "imitate") {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "layers/finite.h"
+#include "recipes/shard_graphs.h"
 
 namespace taper {
 
@@ -58,15 +59,16 @@ void sum_shards(const StepContext& c, const Batch& batch, const Objective& objec
       Tape tape(c.team.backend(), stream, c.type, &sums);
       tape.training = true;
       if (ShardInput input = batch.upload(tape, begin, end); input.count > 0) {
-        auto [loss, count] = objective(tape, input);
         if (!buckets.empty()) tape.on_progress = hand_in;
-        if (backward) tape.backward();
+        auto [loss, count] =
+            backward && c.graphs ? c.graphs->run(tape, sums, input, objective) : objective(tape, input);
+        if (backward) tape.backward();  // behind a graph there is nothing left
         result.losses[static_cast<size_t>(i)] =
             loss.dtype() == DType::f64 ? loss.host<double>(stream)[0] : loss.host<float>(stream)[0];
         result.terms[static_cast<size_t>(i)] = static_cast<double>(count);
       }
     }
-    hand_in({});  // all, of a shard that had nothing to learn from
+    hand_in({});  // all, of a shard that had nothing to learn from, or that a graph has run
     tree.finish(stream, index, std::move(sums));
   });
   result.sums = tree.total(c.team);
@@ -118,7 +120,8 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
                        Optimizer& optimizer, double lr) {
   StepOutcome outcome;
   const bool alone = c.ranks.ranks() == 1;
-  if (!alone) c.team.communication().take_times();  // of what was done between steps
+  if (!alone) c.team.communication().take_times();   // of what was done between steps
+  if (c.graphs) refresh(c.team, c.network.store());  // what was changed between steps, which graphs only read
   std::vector<double> squares;
   auto measure = [&](const Tensor& gradients, const Range& part) {
     optimizer.measure(c.team, gradients, part, squares);

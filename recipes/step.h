@@ -27,6 +27,8 @@ ShardLoss label_loss(Tape& tape, const Var& output, const ShardInput& input, dou
 /// Runs the forward pass of a shard; every loss is a root of the tape.
 using Objective = std::function<ShardLoss(Tape&, const ShardInput&)>;
 
+class ShardGraphs;
+
 /// What a step trains, and on what terms.
 struct StepContext {
   Team& team;
@@ -35,6 +37,7 @@ struct StepContext {
   int64_t shards;
   Communicator& ranks = only_rank();  ///< among which the shards are divided
   Reduction reduction = Reduction::exact;
+  ShardGraphs* graphs = nullptr;  ///< of the objective's shards; null: each is issued op by op
 };
 
 struct StepOutcome {

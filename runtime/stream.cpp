@@ -94,6 +94,12 @@ void CachingAllocator::reset_peak() {
   statistics_.peak = statistics_.in_use;
 }
 
+std::unique_ptr<Graph> Stream::capture(const std::function<void()>&) {
+  throw Failure("a stream of this device cannot be captured");
+}
+
+void Stream::keep(std::shared_ptr<const void>) { throw Failure("nothing is being captured"); }
+
 void HostStream::upload(void* destination, const void* host, int64_t bytes) {
   copy(destination, host, bytes);
 }

@@ -2,6 +2,7 @@
 // A device's memory and queue of work, as everything above the kernels sees them.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -66,6 +67,15 @@ class CachingAllocator {
   MemoryStatistics statistics_;
 };
 
+/// Work of a stream, recorded once and started as one any number of times, on the same memory each time. The
+/// stream outlives it.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  /// Puts the work into the stream's queue.
+  virtual void launch() = 0;
+};
+
 /// An ordered queue of work on one device, with the allocator of what that work uses. One worker, one stream:
 /// only one thread at a time issues work to it. Copies and kernels run in the order of their calls; on the
 /// CPU each is finished when its call returns. Pointers are the device's unless called `host`.
@@ -90,9 +100,22 @@ class Stream {
   virtual void synchronize() = 0;
   /// Whether the host reads and writes its memory as any other.
   virtual bool on_host() const { return false; }
+
+  /// Records what `work` issues to this stream instead of doing it. The memory that `work` allocates from the
+  /// stream is the graph's alone: what it releases is handed out again within the graph only, and what it
+  /// keeps holds the values of the last launch. Until `work` returns, upload(), download() and synchronize()
+  /// are a Failure, for nothing has been done that they could wait for. What `work` throws is thrown on, and
+  /// nothing is recorded. Failure for a stream that cannot: the host's.
+  virtual std::unique_ptr<Graph> capture(const std::function<void()>& work);
+  virtual bool capturing() const { return false; }
+  /// Within capture(): the graph holds `object` as long as it lives. For what its work reads and others may
+  /// let go of.
+  virtual void keep(std::shared_ptr<const void> object);
+
+  /// The stream's, or within capture() the graph's.
   const std::shared_ptr<CachingAllocator>& allocator() const { return allocator_; }
 
- private:
+ protected:
   std::shared_ptr<CachingAllocator> allocator_;
 };
 

@@ -15,6 +15,7 @@
 #   ranks       the same on two ranks, connected by NCCL, where there are two GPUs
 #   peers       steps of ResNet-50 and of BERT beside PyTorch's, after a check that both compute the same loss, where there is a Python
 #               with torch and torchvision or transformers: TAPER_PEERS_PYTHON, .cache/peers (bench/peers/compare.sh) or python3
+#   graphs      training with CUDA graphs and without, to the same bits, and how much faster it is with them
 #   throughput  images per second of training with 1, 2 and 4 shards, each on a stream of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -123,6 +124,23 @@ step_peers() {
   done
 }
 
+images_per_second() {  # images_per_second NAME: in the last steps of a run
+  sed -n '/"event":"train"/s/.*"images_per_s":\([0-9]*\).*/\1/p' "$work/$1/metrics.jsonl" | tail -n 1
+}
+
+step_graphs() {
+  local precision graphs
+  for precision in f32 bf16; do
+    for graphs in false true; do
+      train "$precision-graphs-$graphs" --set precision="$precision" --set cuda_graphs="$graphs" --set shards=4 \
+        --set 'stages=["baseline"]' --set baseline.batch_size=$((4 * shard_images[0])) "${sizes[@]}"
+    done
+    diff <(weights "$precision-graphs-false") <(weights "$precision-graphs-true")
+    printf '| %s | %s | %s |\n' "$precision" "$(images_per_second "$precision-graphs-false")" \
+      "$(images_per_second "$precision-graphs-true")" | awk '{ printf "%s %.2f |\n", $0, $6 / $4 }' >>"$work/graphs.md"
+  done
+}
+
 step_throughput() {
   local shards images precision
   for precision in f32 tf32 bf16; do
@@ -131,8 +149,7 @@ step_throughput() {
         train "$precision-$images-$shards" --set precision="$precision" --set shards="$shards" --set 'stages=["baseline"]' \
           --set baseline.batch_size=$((images * shards)) "${sizes[@]}"
         printf '| %s | %s | %s | %s |\n' "$precision" "$images" "$shards" \
-          "$(sed -n '/"event":"train"/s/.*"images_per_s":\([0-9]*\).*/\1/p' "$work/$precision-$images-$shards/metrics.jsonl" |
-            tail -n 1)" >>"$work/throughput.md"
+          "$(images_per_second "$precision-$images-$shards")" >>"$work/throughput.md"
       done
     done
   done
@@ -147,7 +164,7 @@ if [ ${#steps[@]} -eq 0 ]; then
   [ "$device" = sim ] || steps+=(memcheck racecheck synccheck initcheck)
   steps+=(kernels recipe)
   if [ "$device" = sim ] || [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ]; then steps+=(ranks); fi
-  steps+=(peers throughput)
+  steps+=(peers graphs throughput)
 fi
 failed=0
 for step in "${steps[@]}"; do
@@ -185,6 +202,10 @@ done
   if [ -s "$work/peers.txt" ]; then
     printf '\n'
     sed 's/^/    /' "$work/peers.txt"
+  fi
+  if [ -f "$work/graphs.md" ]; then
+    printf '\n| precision | images per second without graphs | with | ratio |\n| --- | ---: | ---: | ---: |\n'
+    cat "$work/graphs.md"
   fi
   if [ -f "$work/throughput.md" ]; then
     printf '\n| precision | images of a shard | shards | images per second |\n| --- | --- | --- | --- |\n'

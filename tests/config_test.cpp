@@ -198,6 +198,25 @@ TEST(Config, TheErrorNamesTheNetworksAndTheDatasMistakes) {
   EXPECT_THAT(message_of(kValid, {"network.block=bottleneck", "network.depth=32"}), HasSubstr("9n + 2"));
 }
 
+TEST(Config, GraphsAreRefusedWhereThereIsNothingToRecordOrTooMuch) {
+  const std::string prefix = "cuda_graphs = true and ";
+  EXPECT_THAT(message_of(kValid, {"cuda_graphs=true"}),
+              HasSubstr(prefix + "device = \"cpu\": there is nothing"));
+  EXPECT_TRUE(parse_configuration(kValid, "x.toml", {"device=sim", "cuda_graphs=true"}).cuda_graphs);
+  EXPECT_THAT(message_of(kValid, {"device=cuda", "cuda_graphs=true", "convolution=auto"}),
+              HasSubstr(prefix + "convolution = \"auto\": NVIDIA's libraries"));
+  EXPECT_THAT(message_of(kValid, {"device=cuda", "cuda_graphs=true", "network.kind=bert", "network.depth=0",
+                                  "data.format=text", "data.vocabulary=v", "data.path=p"}),
+              HasSubstr(prefix + "network.kind = \"bert\": a graph has one shape"));
+}
+
+TEST(Config, WhatChangesNoBitMayDifferWhenARunIsResumed) {
+  const Configuration plain = parse_configuration(kValid, "x.toml", {"device=sim"});
+  for (const char* setting : {"cuda_graphs=true", "shard_optimizer=true", "rank_timeout=9"})
+    EXPECT_TRUE(same_run(plain, parse_configuration(kValid, "x.toml", {"device=sim", setting}))) << setting;
+  EXPECT_FALSE(same_run(plain, parse_configuration(kValid, "x.toml", {"device=sim", "seed=9"})));
+}
+
 TEST(Config, StagesThatNeedANetworkNeverTrainedAreRefused) {
   struct Case {
     const char* stages;

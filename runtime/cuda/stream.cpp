@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "runtime/cuda/graph.h"
 
 namespace taper {
 
@@ -52,10 +55,11 @@ CudaStream::~CudaStream() {
   cudaStreamSynchronize(handle());
   for (Staging& staging : staging_)
     if (staging.buffer != nullptr) cudaFreeHost(staging.buffer);
-  if (scratch_ != nullptr) allocator()->release(scratch_, scratch_bytes_);
+  release_scratch();
 }
 
 void CudaStream::upload(void* destination, const void* host, int64_t bytes) {
+  require_no_capture("upload");
   for (int64_t done = 0; done < bytes; done += kStagingBytes) {
     const auto part = static_cast<size_t>(std::min(kStagingBytes, bytes - done));
     Staging& staging = staging_[turn_];
@@ -70,6 +74,7 @@ void CudaStream::upload(void* destination, const void* host, int64_t bytes) {
 }
 
 void CudaStream::download(void* host, const void* source, int64_t bytes) {
+  require_no_capture("download");
   if (bytes > 0)
     TAPER_CUDA(cudaMemcpyAsync(host, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, handle()));
   synchronize();
@@ -85,17 +90,60 @@ void CudaStream::zero(void* destination, int64_t bytes) {
   if (bytes > 0) TAPER_CUDA(cudaMemsetAsync(destination, 0, static_cast<size_t>(bytes), handle()));
 }
 
-void CudaStream::synchronize() { TAPER_CUDA(cudaStreamSynchronize(handle())); }
+void CudaStream::synchronize() {
+  require_no_capture("synchronize");
+  TAPER_CUDA(cudaStreamSynchronize(handle()));
+}
+
+std::unique_ptr<Graph> CudaStream::capture(const std::function<void()>& work) {
+  require_no_capture("capture");
+  allocator()->trim();
+  auto graph = std::make_unique<CudaGraph>(device_, handle());
+  // The graph's memory, its scratch memory too, in the place of the stream's, however `work` ends.
+  struct Lent {
+    Lent(CudaStream& to, CudaGraph& graph)
+        : stream(to), allocator(std::exchange(to.allocator_, graph.allocator())), scratch(to.scratch_) {
+      stream.scratch_ = {};
+      stream.captured_ = &graph;
+    }
+    ~Lent() {
+      stream.release_scratch();
+      stream.captured_ = nullptr;
+      stream.scratch_ = scratch;
+      stream.allocator_ = allocator;
+    }
+    Lent(const Lent&) = delete;
+    Lent& operator=(const Lent&) = delete;
+    CudaStream& stream;
+    std::shared_ptr<CachingAllocator> allocator;
+    Scratch scratch;
+  };
+  const Lent lent(*this, *graph);
+  graph->record(work);
+  return graph;
+}
+
+void CudaStream::keep(std::shared_ptr<const void> object) {
+  TAPER_CHECK(capturing(), "nothing is being captured");
+  captured_->keep(std::move(object));
+}
+
+void CudaStream::require_no_capture(const char* call) const {
+  TAPER_CHECK(!capturing(), "{} while a graph is captured: nothing has been done yet", call);
+}
 
 void* CudaStream::scratch(int64_t bytes) {
-  if (bytes > scratch_bytes_) {
-    if (scratch_ != nullptr) allocator()->release(scratch_, scratch_bytes_);
-    scratch_ = nullptr;
-    scratch_bytes_ = 0;
-    scratch_ = allocator()->allocate(bytes);
-    scratch_bytes_ = bytes;
+  if (bytes > scratch_.bytes) {
+    release_scratch();
+    scratch_.block = allocator()->allocate(bytes);
+    scratch_.bytes = bytes;
   }
-  return scratch_;
+  return scratch_.block;
+}
+
+void CudaStream::release_scratch() noexcept {
+  if (scratch_.block != nullptr) allocator()->release(scratch_.block, scratch_.bytes);
+  scratch_ = {};
 }
 
 CudaStream& cuda_stream(Stream& stream) {

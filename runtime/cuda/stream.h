@@ -13,6 +13,8 @@
 
 namespace taper {
 
+class CudaGraph;
+
 /// Memory of a CUDA device, from cudaMalloc: aligned to 256 bytes, and cudaFree waits for the device's work,
 /// so that giving a block back is always safe. CachingAllocator makes both rare.
 class CudaMemory final : public Memory {
@@ -62,11 +64,15 @@ class CudaStream final : public Stream {
   void copy(void* destination, const void* source, int64_t bytes) override;
   void zero(void* destination, int64_t bytes) override;
   void synchronize() override;
+  /// The stream's cached memory goes back to the device first: what `work` needs is allocated anew.
+  std::unique_ptr<Graph> capture(const std::function<void()>& work) override;
+  bool capturing() const override { return captured_ != nullptr; }
+  void keep(std::shared_ptr<const void> object) override;
 
   cudaStream_t handle() const { return stream_.get(); }
   int device() const { return device_; }
   /// Device memory, uninitialised and aligned to 256 bytes, for the op now being issued; the next call of
-  /// scratch() may give the same memory, to the stream's next op, or another.
+  /// scratch() may give the same memory, to the stream's next op, or another. A graph's is its own.
   void* scratch(int64_t bytes);
 
  private:
@@ -77,12 +83,18 @@ class CudaStream final : public Stream {
   struct Destroy {
     void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
   };
+  struct Scratch {
+    void* block = nullptr;
+    int64_t bytes = 0;
+  };
+  void release_scratch() noexcept;
+  void require_no_capture(const char* call) const;
   int device_;
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
   std::array<Staging, 2> staging_;
   size_t turn_ = 0;
-  int64_t scratch_bytes_ = 0;
-  void* scratch_ = nullptr;
+  Scratch scratch_;
+  CudaGraph* captured_ = nullptr;
 };
 
 /// The stream as what it is; Failure for a stream of another backend.

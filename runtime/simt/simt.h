@@ -37,4 +37,7 @@ Schedule parse_schedule(std::string_view text);
 /// Lets the device have this much memory; the default is 16 GiB.
 void set_memory_limit(int64_t bytes);
 
+/// Launches of graphs so far, by all threads.
+int64_t graph_launches();
+
 }  // namespace taper::simt

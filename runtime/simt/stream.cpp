@@ -9,6 +9,7 @@
 #include "runtime/simt/error.h"
 #include "runtime/simt/queue.h"
 #include "runtime/simt/schedule.h"
+#include "runtime/simt/simt.h"
 
 using taper::simt::remember;
 
@@ -24,9 +25,11 @@ namespace taper::simt {
 
 namespace {
 
+std::atomic<int64_t> launches = 0;
+
 // Does a graph's work; under a late schedule in any order that the dependencies allow.
-std::string run(const Graph& graph, uint64_t launch) {
-  Choices choices(schedule().seed + launch * 0x10001);
+std::string run(const Graph& graph, int64_t launch) {
+  Choices choices(schedule().seed + static_cast<uint64_t>(launch) * 0x10001);
   bool any_order = schedule().streams == Schedule::Streams::kLate;
   std::vector<bool> done(graph.nodes.size());
   std::vector<size_t> left(graph.nodes.size());
@@ -46,6 +49,8 @@ std::string run(const Graph& graph, uint64_t launch) {
 }
 
 }  // namespace
+
+int64_t graph_launches() { return launches; }
 
 }  // namespace taper::simt
 
@@ -150,9 +155,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  static std::atomic<uint64_t> launches = 0;
-  return taper::simt::submit(
-      stream, [graph = executable->graph, launch = launches++] { return taper::simt::run(*graph, launch); });
+  return taper::simt::submit(stream, [graph = executable->graph, launch = taper::simt::launches++] {
+    return taper::simt::run(*graph, launch);
+  });
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
