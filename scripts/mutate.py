@@ -77,8 +77,8 @@ def included(path, known):
 class Build:
     """A build folder with the tests, and how a unit is compiled and a test linked in it."""
 
-    def __init__(self, preset, jobs):
-        self.folder = ROOT / ("build-mutate" if preset == "default" else f"build-mutate-{preset}")
+    def __init__(self, preset, folder, jobs):
+        self.folder = ROOT / (folder or ("build-mutate" if preset == "default" else f"build-mutate-{preset}"))
         self.cpu_limit = CPU_LIMIT[preset]
         self.units = {}  # unit: [(test, filter)...]
         known = {}
@@ -182,9 +182,9 @@ class Build:
         return result
 
 
-def run_all(mutants, preset, jobs, done):
+def run_all(mutants, preset, folder, jobs, done):
     """Runs mutants, `jobs` at a time; done(mutant, result) gets each as it ends."""
-    build = Build(preset, jobs)
+    build = Build(preset, folder, jobs)
     pairs = sorted({pair for mutant in mutants for unit in build.units_of(ROOT / mutant.file)
                     for pair in build.units[unit]})
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -277,6 +277,8 @@ def main():
     parser.add_argument("--survivors", action="store_true", help="run again those that survived")
     parser.add_argument("--preset", default="default", choices=["default", "check", "asan"],
                         help="what to build (default)")
+    parser.add_argument("--build", metavar="FOLDER",
+                        help="where to build (build-mutate or build-mutate-PRESET, so that the others stay free)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time (all cores)")
     arguments = parser.parse_args()
 
@@ -294,7 +296,7 @@ def main():
     if arguments.sample is not None:
         drawn = random.Random(arguments.seed).sample(mutants, min(arguments.sample, len(mutants)))
         unknown = []
-        run_all(drawn, arguments.preset, arguments.jobs,
+        run_all(drawn, arguments.preset, arguments.build, arguments.jobs,
                 lambda m, result: unknown.append(m) if result == "survived" and m.id not in listed else None)
         for mutant in unknown:
             print(f"No test notices {describe(mutant)}\n"
@@ -311,7 +313,7 @@ def main():
         def record(mutant, result):
             fields = {"id": mutant.id, "file": mutant.file, "preset": arguments.preset, "result": result}
             print(json.dumps(fields), file=out, flush=True)
-        run_all(mutants, arguments.preset, arguments.jobs, record)
+        run_all(mutants, arguments.preset, arguments.build, arguments.jobs, record)
     return 0
 
 

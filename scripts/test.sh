@@ -142,11 +142,12 @@ part_cuda() {
   PATH=$toolkit:$PATH scripts/kernel_resources.py
 }
 
-# Twenty small faults in the CUDA kernels, other ones for every commit and the same ones for the same commit.
+# Twenty small faults in the CUDA kernels, other ones for every commit and the same ones for the same commit, in the build
+# of part unit.
 part_mutate() {
   local commit
   commit=$(git rev-parse --short=7 HEAD)
-  scripts/mutate.py --sample 20 --seed "$((16#${commit:0:7}))" --jobs "$jobs"
+  scripts/mutate.py --sample 20 --seed "$((16#${commit:0:7}))" --build build --jobs "$jobs"
 }
 
 # What the binary writes, read by the programs that it is written for.
