@@ -75,7 +75,7 @@ long='TileEdges/sim_f32|Attention.Backward/sim_f32'
 part_check() {
   local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' bits=.cache/op-bits seed=0 copies only
   mapfile -t ops < <(basename --suffix=.cpp tests/ops_*_test.cpp)
-  mapfile -t simt < <(basename --suffix=.cpp tests/simt_*test.cpp)
+  mapfile -t simt < <(basename --suffix=.cpp tests/simt_*test.cpp | grep -v graph)
   configure check -DTAPER_TESTS=ON
   cmake --build build-check --parallel "$jobs" --target "${ops[@]}" "${simt[@]}"
   ctest --test-dir build-check --parallel "$jobs" --output-on-failure --no-tests=error \
