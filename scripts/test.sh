@@ -10,7 +10,8 @@
 #   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
 #   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
 #   fuzz      every fuzz target for ten seconds
-#   cuda      (only where named) nvcc compiles the kernels for every architecture; their resources are within the budget
+#   cuda      (only where named) nvcc compiles the kernels for one architecture, drawn by the commit (CUDA_ARCHITECTURES=all: for
+#             every one); their resources are within the budget
 #   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
 #   bench     every benchmark runs
@@ -133,13 +134,21 @@ python_environment() {
   .cache/venv/bin/pip install --quiet --requirement tests/requirements.txt
 }
 
-# Device code for real GPUs, by nvcc; no GPU is needed.
+# Device code for real GPUs, by nvcc with warnings as errors; no GPU is needed. Of the architectures that cmake/cuda.cmake names
+# one alone, drawn by the commit, with its part of the budget (CUDA_ARCHITECTURES=all: all, and the size of the objects). No
+# "-real" behind its name: the PTX tells the blocks' sizes.
 part_cuda() {
-  local toolkit
+  local toolkit commit architectures=(80 86 89 90a 100) folder=build-cuda-one options=()
+  if [ "${CUDA_ARCHITECTURES:-}" = all ]; then
+    folder=build-cuda
+  else
+    commit=$(git rev-parse HEAD)
+    options=(-DCMAKE_CUDA_ARCHITECTURES="${architectures[$((16#${commit:0:7} % ${#architectures[@]}))]}")
+  fi
   toolkit=$(scripts/cuda-toolkit.sh compiler)
-  PATH=$toolkit:$PATH cmake --preset cuda -DTAPER_TESTS=OFF >/dev/null
-  cmake --build build-cuda --parallel "$jobs" --target taper_cuda
-  PATH=$toolkit:$PATH scripts/kernel_resources.py
+  PATH=$toolkit:$PATH cmake --preset cuda -B "$folder" -DTAPER_TESTS=OFF "${options[@]}" >/dev/null
+  cmake --build "$folder" --parallel "$jobs" --target taper_cuda
+  PATH=$toolkit:$PATH scripts/kernel_resources.py --build "$folder"
 }
 
 # Twenty small faults in the CUDA kernels, other ones for every commit and the same ones for the same commit, in the build
