@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "autograd/ops.h"
 
 namespace taper {
@@ -70,6 +72,30 @@ Tensor imitation(Tape& tape, const Var& h, const Tensor& t, const Parameter& lif
                                 gradient.data(), tape.trains(lift) ? tape.gradient(lift) : unused.data());
   }
   root(tape, h, gradient);
+  return loss;
+}
+
+Tensor attention_divergence(Tape& tape, const Attended& teacher, const Attended& student,
+                            const Sequences& sequences, double weight) {
+  auto heads = [&](const Attended& side) {
+    const Tensor& qkv = side.qkv->value;
+    int64_t size = qkv.dim(1) / (3 * side.heads);
+    TAPER_CHECK(qkv.dim(0) == sequences.tokens() && qkv.dim(1) == 3 * side.heads * size,
+                "{} heads over {} tokens read {}", side.heads, sequences.tokens(), to_string(qkv.shape()));
+    return AttentionHeads{side.heads, size, 1 / std::sqrt(static_cast<double>(size))};
+  };
+  const Tensor& in = student.qkv->value;
+  Tensor loss = scalar(tape), gradient = tape.empty(in.shape());
+  tape.backend.attention_divergence(tape.stream,
+                                    {.sequences = sequences.count(),
+                                     .tokens = sequences.tokens(),
+                                     .offsets = sequences.offsets.as<int32_t>(),
+                                     .teacher = heads(teacher),
+                                     .student = heads(student),
+                                     .weight = weight},
+                                    tape.type, teacher.qkv->value.data(), in.data(), loss.data(),
+                                    gradient.data());
+  root(tape, student.qkv, gradient);
   return loss;
 }
 

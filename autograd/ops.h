@@ -35,6 +35,12 @@ struct LayerNorm {
   double eps = 1e-12;
 };
 
+/// What an attention() read: qkv [tokens, 3 heads head_size].
+struct Attended {
+  Var qkv;
+  int64_t heads;
+};
+
 /// y = conv(x, filter), NHWC.
 Var conv2d(Tape&, const Var& x, const Conv&);
 /// y = relu(batch_norm(x) + residual) over the last axis; residual may be null. Uses the batch's statistics,
@@ -86,6 +92,11 @@ Tensor squared_error(Tape&, const Var& student, const Tensor& target);
 /// The same between h lifted by the bridge `lift` [wide, thin] and the target t at the wide width. Columns of
 /// a tied bridge are orthonormal and fixed; a free one is trained with it.
 Tensor imitation(Tape&, const Var& h, const Tensor& t, const Parameter& lift, bool tied);
+
+/// weight x sum over tokens of KL(the teacher's attention || the student's), each the mean over its heads
+/// (kernels/attention.h): both attended to these sequences. No gradient reaches the teacher.
+Tensor attention_divergence(Tape&, const Attended& teacher, const Attended& student, const Sequences&,
+                            double weight);
 
 /// The value rounded to the activations' type, shared by all workers: f32 parameters are returned as they
 /// are.

@@ -82,6 +82,7 @@ Var attention(Tape& tape, const Var& qkv, const Sequences& sequences, int64_t he
                        .scale = 1 / std::sqrt(static_cast<double>(head_size)),
                        .dropout = tape.training ? p : 0,
                        .key = key};
+  if (tape.attended != nullptr) tape.attended->push_back({qkv, heads});
   Tensor o = tape.empty({shape.tokens, width});
   Tensor logsumexp(tape.stream, accumulator(tape.type), {heads, shape.tokens});
   tape.backend.attention_forward(tape.stream, shape, tape.type, in.data(), o.data(), logsumexp.data());

@@ -14,6 +14,7 @@
 namespace taper {
 
 struct Sequences;
+struct Attended;
 
 /// A value in a computation, with the gradient of the sum of all losses once the tape has walked past its
 /// users.
@@ -51,7 +52,8 @@ class Tape {
   Stream& stream;
   const DType type;       ///< of activations
   bool training = false;  ///< batch norm: the batch's statistics, or the running ones; dropout or none
-  const Sequences* sequences = nullptr;  ///< how a language model's rows form sequences
+  const Sequences* sequences = nullptr;       ///< how a language model's rows form sequences
+  std::vector<Attended>* attended = nullptr;  ///< where attention() adds what it read, if somebody asks
 
   bool recording() const { return sums_ != nullptr; }
   /// Whether this pass wants the gradient of `p`.

@@ -24,6 +24,20 @@ struct AttentionShape {
   uint64_t key = 0;
 };
 
+/// Heads over one and the same set of sequences.
+struct AttentionHeads {
+  int64_t heads, head_size;
+  double scale = 1;  ///< of q . k, usually 1 / sqrt(head_size)
+};
+
+/// A teacher's and a student's attention to the same packed sequences, whose offsets are as AttentionShape's.
+struct AttentionPair {
+  int64_t sequences, tokens;
+  const int32_t* offsets;
+  AttentionHeads teacher, student;  ///< neither numbers nor sizes need agree
+  double weight = 1;                ///< of the loss
+};
+
 class AttentionKernels {
  public:
   virtual ~AttentionKernels() = default;
@@ -35,6 +49,18 @@ class AttentionKernels {
   /// dqkv = the gradient of qkv, laid out as qkv.
   virtual void attention_backward(Stream&, const AttentionShape&, DType type, const void* d_o,
                                   const void* qkv, const void* o, const void* logsumexp, void* dqkv) = 0;
+  /// How far a student's attention is from its teacher's, with the complete gradient. For a query, with the
+  /// scores S_h = scale q k^T of head h and a_h = softmax(S_h), let P be the mean of a_h over the teacher's
+  /// heads and Q that over the student's: before dropout, which is no part of what is compared. Then
+  ///   loss = weight sum over queries of sum_k P_k (log P_k - log Q_k),
+  ///   dS_h = weight (a_h sum_k P_k r_hk - P_k r_hk) of the student, r_hk = a_hk / sum over heads of a_hk.
+  /// A key with P_k = 0 adds nothing to a sum. Logarithms are made of scores: log Q_k = log sum_h exp(S_hk -
+  /// logsumexp S_h) - log heads, the largest exponent taken out first, and r is exp of a difference of
+  /// logarithms. So no Q_k can underflow, and finite scores have a finite loss, however large they are.
+  /// teacher, student: qkv of `type`, laid out as above, of which v is not read. loss: as in
+  /// kernels/loss.h. dstudent: laid out as student, zeros for v.
+  virtual void attention_divergence(Stream&, const AttentionPair&, DType type, const void* teacher,
+                                    const void* student, void* loss, void* dstudent) = 0;
   /// y = softmax of each row of [rows, columns], or its logarithm; in and out `type`. +inf in a row gives
   /// NaN.
   virtual void softmax(Stream&, int64_t rows, int64_t columns, DType type, bool logarithm, const void* x,

@@ -140,6 +140,7 @@ struct ImitateOptions : StageOptions {
   std::string bridges = "tied";
   int64_t bridge_samples = 1024;
   int64_t statistics_batches = 32;
+  double attention = 0;
   bool operator==(const ImitateOptions&) const = default;
 };
 

@@ -206,6 +206,13 @@ void check_questions(const Configuration& c, const Place& place) {
 
 void check_bert(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
+  if (c.imitate.attention > 0 && c.device != "cpu") {
+    throw UserError(
+        "{}: imitate.attention is {}, and the device \"{}\" has no kernel that compares attention; set it to "
+        "0, "
+        "or device = \"cpu\"",
+        place("imitate.attention"), c.imitate.attention, c.device);
+  }
   if (c.data.questions()) check_questions(c, place);
   for (const char* key : {"depth", "depths", "width"}) {
     if (key == std::string("depth")    ? network.depth == 0
@@ -277,6 +284,10 @@ void check_network(const Configuration& c, const Place& place) {
                          : "text is for network.kind = \"bert\"");
   }
   if (bert) return check_bert(c, place);
+  if (c.imitate.attention > 0) {
+    throw UserError("{}: imitate.attention is {}, and a network of kind \"{}\" has no attention; set it to 0",
+                    place("imitate.attention"), c.imitate.attention, network.kind);
+  }
   if ((network.depth == 0) == network.depths.empty()) {
     throw UserError("{}: {}; set exactly one of them", place("network.depth"),
                     network.depth == 0 ? "neither network.depth nor network.depths is set"

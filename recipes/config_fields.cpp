@@ -361,7 +361,12 @@ Section describe(Configuration& c) {
         "measured.",
         kFromOne},
        {"statistics_batches", &c.imitate.statistics_batches,
-        "Batches from which batch-norm statistics are estimated anew afterwards; 0: not.", kNotNegative}}));
+        "Batches from which batch-norm statistics are estimated anew afterwards; 0: not.", kNotNegative},
+       {"attention", &c.imitate.attention,
+        "Of a BERT: weight of the divergence (KL) of the thin network's attention from the wide one's, "
+        "beside "
+        "that of outputs; 0: not compared.",
+        kNotNegative}}));
   top.sections.push_back(stage(
       "match",
       "The thin network learns the wide one's class probabilities (KL), of text at the masked tokens.",

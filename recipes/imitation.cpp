@@ -44,7 +44,7 @@ Var Imitation::activated(Tape& tape, const Network& network, const Var& x, int64
 // One shard's losses and what was imitated, target by target. The targets' boundaries follow one another, and
 // each target reads a constant, so that its loss trains nothing but itself. Both networks run once.
 std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput& shard, Targets targets,
-                                                    Input input) const {
+                                                    Input input, bool attention) const {
   const BridgedNetwork& student = *thin_.bridged;
   int64_t boundary = targets.front().boundary, below = boundary - 1;
   Tape teacher(*engine_.backend, tape.stream, engine_.type);
@@ -66,14 +66,26 @@ std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput
   std::vector<Compared> results;
   for (const ImitationTarget& target : targets) {
     boundary = target.boundary;
+    std::vector<Attended> taught, learnt;
+    if (attention) {
+      teacher.attended = &taught;
+      tape.attended = &learnt;
+    }
     t = boundary == 0 ? wide_.network->stem(teacher, t, free())
                       : wide_units_.unit(teacher, boundary - 1, t, free());
     Var h =
         boundary == 0 ? thin_.network->stem(tape, x, free()) : student.unit(tape, boundary - 1, x, free());
+    teacher.attended = tape.attended = nullptr;
     const Parameter* lift = student.lift(boundary);
     results.push_back(
         {lift != nullptr ? imitation(tape, h, t->value, *lift, !free()) : squared_error(tape, h, t->value),
          t->value});
+    Tensor& loss = results.back().loss;
+    for (size_t i = 0; i < learnt.size(); ++i) {
+      Tensor divergence =
+          attention_divergence(tape, taught[i], learnt[i], *tape.sequences, configuration_.imitate.attention);
+      tape.backend.add(tape.stream, 1, loss.dtype(), loss.data(), divergence.data(), loss.data());
+    }
     if (&target == &targets.back()) break;
     x = tape.constant(input == Input::teacher ? student.project(tape, boundary, t->value) : h->value);
     x = student.cross(tape, boundary, activated(tape, *thin_.network, x, boundary));
@@ -84,7 +96,8 @@ std::vector<Imitation::Compared> Imitation::compare(Tape& tape, const ShardInput
 
 Objective Imitation::objective(Targets targets, Input input) const {
   return [this, targets, input](Tape& tape, const ShardInput& shard) {
-    std::vector<Compared> results = compare(tape, shard, targets, input);
+    std::vector<Compared> results =
+        compare(tape, shard, targets, input, configuration_.imitate.attention > 0);
     Tensor sum = results.front().loss;
     for (size_t i = 1; i < results.size(); ++i)
       tape.backend.add(tape.stream, 1, sum.dtype(), sum.data(), results[i].loss.data(), sum.data());
@@ -208,7 +221,7 @@ std::vector<double> Imitation::errors(Targets targets) const {
     Tape tape(*engine_.backend, stream, engine_.type);
     ShardInput shard = batch.upload(tape, 0, batch.count);
     if (shard.count == 0) return;
-    std::vector<Compared> results = compare(tape, shard, targets, Input::sequential);
+    std::vector<Compared> results = compare(tape, shard, targets, Input::sequential, false);
     for (size_t k = 0; k < count; ++k) {
       const Tensor& goal = results[k].goal;
       Tensor nothing = Tensor::zeros(stream, goal.dtype(), goal.shape());

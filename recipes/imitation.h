@@ -36,9 +36,9 @@ class Imitation {
   Input input() const {
     return configuration_.imitate.input == "teacher" ? Input::teacher : Input::sequential;
   }
-  /// loss = sum over targets and samples (of text: tokens) of the mean squared difference at the wide width.
-  /// No target's loss reaches another target's parameters, but for a free lift, which the reader of its
-  /// boundary runs too.
+  /// loss = sum over targets and samples (of text: tokens) of the mean squared difference at the wide width,
+  /// plus imitate.attention times the divergence of each attention in the target. No target's loss reaches
+  /// another target's parameters, but for a free lift, which the reader of its boundary runs too.
   Objective objective(Targets targets, Input input) const;
   /// Mean squared difference over mean squared target, for each target, behind the thin network's own prefix,
   /// both in evaluation mode, over the first images of the test split.
@@ -54,7 +54,8 @@ class Imitation {
   struct Compared {
     Tensor loss, goal;
   };
-  std::vector<Compared> compare(Tape& tape, const ShardInput& shard, Targets targets, Input input) const;
+  std::vector<Compared> compare(Tape& tape, const ShardInput& shard, Targets targets, Input input,
+                                bool attention) const;
   void measure_bridges();
   bool in_head(const std::string& parameter) const;
   bool in_stem(const std::string& parameter) const;

@@ -39,6 +39,16 @@ double cross_flops(const BridgedNetwork& thin, int64_t boundary, Extent extent) 
   return product_flops(thin, boundary, true, extent, lower->shape[0], lower->shape[0]);
 }
 
+// Of the scores of attention in one unit. Only asked of BERTs, whose blocks' readers make q, k and v.
+double score_flops(const Network& network, const Unit& unit, Extent extent) {
+  double flops = 0;
+  for (int64_t i = unit.begin; i < unit.end; ++i) {
+    const Parameter& query = *network.blocks()[static_cast<size_t>(i)].readers.front();
+    flops += 2.0 * static_cast<double>(extent.height * extent.width * extent.width * query.shape[0]);
+  }
+  return flops;
+}
+
 }  // namespace
 
 ImitationCost imitation_cost(const Configuration& configuration, const BridgedNetwork& thin,
@@ -64,6 +74,11 @@ ImitationCost imitation_cost(const Configuration& configuration, const BridgedNe
     if (target.boundary == 0) continue;
     cost.student += 3 * cross_flops(thin, target.boundary - 1, extent);
     if (!sequential) cost.teacher += product(target.boundary - 1, 0);
+    if (configuration.imitate.attention > 0) {
+      const Unit& unit = thin.units()[static_cast<size_t>(target.boundary - 1)];
+      cost.student += 3 * score_flops(thin.network(), unit, extent);
+      cost.teacher += score_flops(wide, unit, extent);
+    }
   }
   return cost;
 }

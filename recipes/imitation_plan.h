@@ -34,8 +34,9 @@ struct ImitationCost {
 
 /// Counted as Cost counts: what is trained costs three times its forward pass. A bridge is a matrix product
 /// for each pixel (of text: token): t U for each output that is compared or, with `teacher` input, read; free
-/// ones also h (U^T U), h^T h and t^T h for the loss, and their own product between the units. What is made
-/// once for all pixels (V U, U^T U) is not counted, as packed and folded filters are not.
+/// ones also h (U^T U), h^T h and t^T h for the loss, and their own product between the units. Compared
+/// attention is a product q k^T of either network, and two for the student's gradients. What is made once for
+/// all pixels (V U, U^T U) is not counted, as packed and folded filters are not.
 ImitationCost imitation_cost(const Configuration& configuration, const BridgedNetwork& thin,
                              const Network& wide, Targets targets, Extent extent);
 

@@ -35,8 +35,8 @@ class BertRunTest : public ProcessTest {
 
 TEST_F(BertRunTest, AnyNumberOfWorkersGivesTheSameBytes) {
   std::vector<std::string> results;
-  for (const char* settings :
-       {"precision=f32", "precision=bf16", "widen.kind=full", "imitate.input=teacher"}) {
+  for (const char* settings : {"precision=f32", "precision=bf16", "widen.kind=full", "imitate.input=teacher",
+                               "imitate.attention=1"}) {
     const std::vector<std::string> more{"--set", settings};
     const fs::path one = folder_ / settings / "one", two = folder_ / settings / "two";
     fs::create_directories(one.parent_path());

@@ -17,7 +17,9 @@ using Bytes = std::map<std::string, std::vector<double>>;
 /// The tiny configuration on 64 images, at half its width, with random weights that differ.
 struct ImitationSetting {
   explicit ImitationSetting(std::vector<std::string> overrides = {})
-      : configuration(read(std::move(overrides))),
+      : ImitationSetting(read(std::move(overrides))) {}
+  explicit ImitationSetting(Configuration chosen)
+      : configuration(std::move(chosen)),
         data(open_data(configuration)),
         engine(configuration),
         models(configuration, engine, data->facts()),

@@ -1,13 +1,12 @@
 // Attention by blocks of queries and keys, all heads of a sequence at once: products by matmul(), the online
-// softmax between them by loops. Blocks are padded to multiples of 16, so that sequences of any length need
-// only a few shapes of products.
+// softmax between them by loops.
 
 #include "kernels/cpu/targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h.
-#include "kernels/cpu/math-inl.h"
+#include "kernels/cpu/attention-inl.h"
 
 #if !defined(TAPER_KERNELS_CPU_ATTENTION_ARGUMENTS_)
 #define TAPER_KERNELS_CPU_ATTENTION_ARGUMENTS_
@@ -19,9 +18,7 @@ namespace {
 constexpr int64_t kQueries = 64, kKeys = 128;
 
 /// A block of queries against a block of keys, for all heads of one sequence.
-struct AttentionBlock {
-  int64_t heads, head_size;
-  int64_t tokens, padded;  ///< of the sequence
+struct AttentionBlock : SequenceHeads {
   double scale;
   bool causal;
   double dropout;
@@ -167,18 +164,6 @@ void finish_loops(DType type, const AttentionBlock& b, const OnlineSoftmax& stat
   });
 }
 
-/// y[token, head, :] with `stride` elements from token to token = x[head, token, :], rounded.
-void unpack_loops(DType type, const AttentionBlock& b, const float* x, int64_t stride, void* y) {
-  with_type(type, [&](auto t) HWY_ATTR {
-    using T = decltype(t);
-    for (int64_t head = 0; head < b.heads; ++head)
-      for (int64_t token = 0; token < b.tokens; ++token)
-        map(
-            0, b.head_size, static_cast<T*>(y) + token * stride + head * b.head_size,
-            [](V v) HWY_ATTR { return v; }, x + (head * b.padded + token) * b.head_size);
-  });
-}
-
 /// delta[head, token] = sum do o, 0 in padding.
 void delta_loops(DType type, const AttentionBlock& b, const void* d_o, const void* o, float* delta) {
   with_type(type, [&](auto t) HWY_ATTR {
@@ -212,40 +197,15 @@ HWY_EXPORT(finish_loops);
 HWY_EXPORT(unpack_loops);
 HWY_EXPORT(delta_loops);
 
-int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
-
-int64_t longest(const AttentionShape& shape) {
-  int64_t result = 0;
-  for (int64_t i = 0; i < shape.sequences; ++i)
-    result = std::max<int64_t>(result, shape.offsets[i + 1] - shape.offsets[i]);
-  return result;
-}
-
 AttentionBlock sequence(const AttentionShape& shape, int64_t i) {
   const int64_t tokens = shape.offsets[i + 1] - shape.offsets[i];
   const auto sample = static_cast<uint64_t>(shape.sample_ids == nullptr ? i : shape.sample_ids[i]);
-  return {shape.heads,    shape.head_size, tokens,
-          padded(tokens), shape.scale,     shape.causal,
-          shape.dropout,  shape.key,       sample * static_cast<uint64_t>(shape.heads)};
-}
-
-/// y[head, token, :] = x[token, head, :] with `stride` elements from token to token; zeros in padding.
-void pack(const AttentionBlock& b, DType type, const void* x, int64_t stride, void* y) {
-  const int64_t element = size_of(type), bytes = b.head_size * element;
-  for (int64_t head = 0; head < b.heads; ++head) {
-    const char* from = static_cast<const char*>(x) + head * bytes;
-    char* to = static_cast<char*>(y) + head * b.padded * bytes;
-    for (int64_t token = 0; token < b.tokens; ++token)
-      std::memcpy(to + token * bytes, from + token * stride * element, static_cast<size_t>(bytes));
-    std::memset(to + b.tokens * bytes, 0, static_cast<size_t>((b.padded - b.tokens) * bytes));
-  }
-}
-
-const void* at(const void* base, int64_t element, DType type) {
-  return static_cast<const char*>(base) + element * size_of(type);
-}
-void* at(void* base, int64_t element, DType type) {
-  return static_cast<char*>(base) + element * size_of(type);
+  return {{shape.heads, shape.head_size, tokens, padded(tokens)},
+          shape.scale,
+          shape.causal,
+          shape.dropout,
+          shape.key,
+          sample * static_cast<uint64_t>(shape.heads)};
 }
 
 /// f for every block of keys that the block of queries in `b` sees.
@@ -271,7 +231,7 @@ void for_queries(AttentionBlock& b, F f) {
 void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, DType type, const void* qkv,
                                    void* o, void* logsumexp) {
   const int64_t heads = shape.heads, size = shape.head_size, model = heads * size;
-  const int64_t most = padded(longest(shape));
+  const int64_t most = padded(longest(shape.sequences, shape.offsets));
   if (most == 0) return;
   Tensor q(stream, type, {most * model}), k(stream, type, {most * model}), v(stream, type, {most * model});
   Tensor scores(stream, DType::f32, {heads * kQueries * kKeys});
@@ -282,9 +242,9 @@ void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, 
   for (int64_t i = 0; i < shape.sequences; ++i) {
     AttentionBlock b = sequence(shape, i);
     const int64_t first = shape.offsets[i], step = b.padded * size;
-    pack(b, type, at(qkv, 3 * first * model, type), 3 * model, q.data());
-    pack(b, type, at(qkv, (3 * first + 1) * model, type), 3 * model, k.data());
-    pack(b, type, at(qkv, (3 * first + 2) * model, type), 3 * model, v.data());
+    b.pack(type, at(qkv, 3 * first * model, type), 3 * model, q.data());
+    b.pack(type, at(qkv, (3 * first + 1) * model, type), 3 * model, k.data());
+    b.pack(type, at(qkv, (3 * first + 2) * model, type), 3 * model, v.data());
     for_queries(b, [&] {
       std::fill(state.maximum, state.maximum + heads * b.queries, -HUGE_VALF);
       std::fill(state.total, state.total + heads * b.queries, 0.0F);
@@ -323,7 +283,7 @@ void CpuBackend::attention_forward(Stream& stream, const AttentionShape& shape, 
 void CpuBackend::attention_backward(Stream& stream, const AttentionShape& shape, DType type, const void* d_o,
                                     const void* qkv, const void* o, const void* logsumexp, void* dqkv) {
   const int64_t heads = shape.heads, size = shape.head_size, model = heads * size;
-  const int64_t most = padded(longest(shape));
+  const int64_t most = padded(longest(shape.sequences, shape.offsets));
   if (most == 0) return;
   Tensor packed(stream, type, {4, most * model}), sums(stream, DType::f32, {3, most * model});
   Tensor scores(stream, DType::f32, {heads * kQueries * kKeys});
@@ -336,8 +296,8 @@ void CpuBackend::attention_backward(Stream& stream, const AttentionShape& shape,
     const int64_t first = shape.offsets[i], step = b.padded * size;
     void* part[4];  // q, k, v, do
     for (int64_t j = 0; j < 4; ++j) part[j] = at(packed.data(), j * most * model, type);
-    for (int64_t j = 0; j < 3; ++j) pack(b, type, at(qkv, (3 * first + j) * model, type), 3 * model, part[j]);
-    pack(b, type, at(d_o, first * model, type), model, part[3]);
+    for (int64_t j = 0; j < 3; ++j) b.pack(type, at(qkv, (3 * first + j) * model, type), 3 * model, part[j]);
+    b.pack(type, at(d_o, first * model, type), model, part[3]);
     stream.zero(sums.data(), sums.bytes());
     float* sum[3];  // dq, dk, dv
     for (int64_t j = 0; j < 3; ++j) sum[j] = sums.as<float>() + j * most * model;

@@ -73,6 +73,8 @@ class CudaBackend : public Backend {
                          void* logsumexp) override;
   void attention_backward(Stream&, const AttentionShape&, DType type, const void* d_o, const void* qkv,
                           const void* o, const void* logsumexp, void* dqkv) override;
+  void attention_divergence(Stream&, const AttentionPair&, DType type, const void* teacher,
+                            const void* student, void* loss, void* dstudent) override;
   void softmax(Stream&, int64_t rows, int64_t columns, DType type, bool logarithm, const void* x,
                void* y) override;
   void softmax_backward(Stream&, int64_t rows, int64_t columns, DType type, bool logarithm, const void* dy,
