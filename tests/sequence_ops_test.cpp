@@ -131,6 +131,25 @@ TEST_F(SequenceOps, AnEncoderLayerOfEverything) {
   });
 }
 
+// Beside a loss on what the same attention gives; it has no part in the dropout.
+TEST_F(SequenceOps, TheDivergenceOfAttention) {
+  Parameter& table = parameter("table", {5, 6});
+  Dense qkv = layer({"query", "key", "value"}, 6, 4);
+  allocate();
+  Sequences sequences = pack({4, 9}, {2, 3});
+  Tensor teacher = tensor("teacher", {5, 3 * 9});
+  expect_finite_differences([&](Tape& tape) {
+    std::vector<Attended> attended;
+    tape.attended = &attended;
+    Var x = dense(tape, embedding(tape, ids<int32_t>({1, 4, 0, 1, 3}), table), qkv, Activation::none);
+    Var y = attention(tape, x, sequences, 2, 0.25, 12);
+    tape.attended = nullptr;
+    Tensor divergence =
+        attention_divergence(tape, {tape.constant(teacher), 3}, attended.at(0), sequences, 0.5);
+    return loss(tape, y) + divergence.host<double>(stream_)[0];
+  });
+}
+
 TEST_F(SequenceOps, LayerNormAlone) {
   Parameter& table = parameter("table", {4, 5});
   LayerNorm only = norm("only", 5);
