@@ -118,8 +118,9 @@ TEST_F(RanksTest, SimulatedGpusGiveTheSameBytesOnAnyNumberOfRanks) {
   for (const std::string precision : {"f32", "bf16"}) {
     std::vector<std::string> how =
         settings({"device=sim", "precision=" + precision, "shards=4", "stages=[\"baseline\"]",
-                  "network.width=4", "data.train_limit=32", "data.test_limit=8", "baseline.batch_size=8",
-                  "baseline.steps=2", "baseline.evaluate_every=2"});
+                  precision == "bf16" ? "cuda_graphs=true" : "cuda_graphs=false", "network.width=4",
+                  "data.train_limit=32", "data.test_limit=8", "baseline.batch_size=8", "baseline.steps=2",
+                  "baseline.evaluate_every=2"});
     fs::path one = folder_ / (precision + "-1");
     ASSERT_EQ(run(train(one, how)).code, 0);
     for (int ranks : {2, 4}) {

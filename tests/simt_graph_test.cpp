@@ -104,24 +104,26 @@ TEST_F(CudaGraphs, WhatAGraphReleasesIsNobodyElsesWhileItLives) {
 }
 
 TEST_F(CudaGraphs, AGraphsScratchMemoryIsItsOwn) {
-  Tensor from = filled(stream_, kCount, 3), to;
-  stream_.scratch(64);
-  std::unique_ptr<Graph> graph = stream_.capture([&] {
-    to = Tensor(stream_, DType::f32, {kCount});
-    stream_.scratch(kCount);
-    void* scratch = stream_.scratch(from.bytes());
-    stream_.copy(scratch, from.data(), from.bytes());
-    stream_.copy(to.data(), scratch, from.bytes());
-  });
-  // The stream's next op wants more than it had, and more than the graph.
-  for (int64_t bytes : {from.bytes(), 2 * from.bytes()}) {
-    void* scratch = stream_.scratch(bytes);
-    stream_.zero(scratch, bytes);
-    graph->launch();
-    EXPECT_THAT(to.host<float>(stream_), Each(3));
-    Tensor held(stream_, DType::f32, {kCount});
-    stream_.copy(held.data(), scratch, held.bytes());
-    EXPECT_THAT(held.host<float>(stream_), Each(0));
+  const Tensor from = filled(stream_, kCount, 3);
+  for (int64_t before : {int64_t{64}, 2 * from.bytes()}) {  // less than the graph needs, and more
+    stream_.scratch(before);
+    Tensor to;
+    std::unique_ptr<Graph> graph = stream_.capture([&] {
+      to = Tensor(stream_, DType::f32, {kCount});
+      stream_.scratch(kCount);
+      void* scratch = stream_.scratch(from.bytes());
+      stream_.copy(scratch, from.data(), from.bytes());
+      stream_.copy(to.data(), scratch, from.bytes());
+    });
+    for (int64_t bytes : {from.bytes(), 4 * from.bytes()}) {  // of the stream's next op
+      void* scratch = stream_.scratch(bytes);
+      stream_.zero(scratch, bytes);
+      graph->launch();
+      EXPECT_THAT(to.host<float>(stream_), Each(3));
+      Tensor held(stream_, DType::f32, {kCount});
+      stream_.copy(held.data(), scratch, held.bytes());
+      EXPECT_THAT(held.host<float>(stream_), Each(0));
+    }
   }
 }
 
@@ -222,7 +224,7 @@ class GraphSteps : public CudaGraphs {
     return result;
   }
 
-  // With the weights' average in their place after each step, as for an evaluation.
+  // After each step an image is evaluated with the weights' average in their place.
   Result train(bool graphs, int workers, DType type = DType::f32, Communicator& ranks = only_rank()) {
     Team team(*backend_, workers, 1);
     std::unique_ptr<Network> network = make_resnet({.style = ResNetSpec::Style::cifar,
@@ -252,6 +254,10 @@ class GraphSteps : public CudaGraphs {
       EXPECT_EQ(outcome.non_finite, "");
       result.outcomes.insert(result.outcomes.end(), {outcome.loss, outcome.gradient_norm});
       optimizer.swap_average(team);
+      team.run_one([&](Stream& stream) {
+        Tape tape(*backend_, stream, type);
+        network->forward(tape, batch(step).upload(tape, 0, 1).input);
+      });
       optimizer.swap_average(team);
       if (step == 1) free = free_memory();
     }
