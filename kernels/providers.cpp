@@ -28,6 +28,7 @@ Provider provider_named(const std::string& text) {
 Provider ProviderChoices::choose(const std::string& key, const std::function<double(Provider)>& seconds) {
   std::lock_guard lock(mutex_);
   if (auto found = choices_.find(key); found != choices_.end()) return found->second.provider;
+  if (frozen_) return Provider::own;
   double least[2] = {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
   for (int round = 0; round <= kRounds; ++round)
     for (Provider provider : {Provider::own, Provider::vendor}) {
@@ -38,6 +39,11 @@ Provider ProviderChoices::choose(const std::string& key, const std::function<dou
   const Provider faster = least[1] < least[0] ? Provider::vendor : Provider::own;
   choices_[key] = {faster, least[0], least[1]};
   return faster;
+}
+
+void ProviderChoices::freeze(bool frozen) {
+  std::lock_guard lock(mutex_);
+  frozen_ = frozen;
 }
 
 std::map<std::string, ProviderChoices::Choice> ProviderChoices::all() const {

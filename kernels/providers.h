@@ -32,6 +32,9 @@ class ProviderChoices {
   Provider choose(const std::string& key, const std::function<double(Provider)>& seconds);
   static constexpr int kRounds = 5;
 
+  /// Whether a shape for which none has been chosen is from now on made by own, and nothing timed.
+  void freeze(bool frozen);
+
   std::map<std::string, Choice> all() const;
   /// Puts choices that were made before in the place of those made so far.
   void set(std::map<std::string, Choice> choices);
@@ -39,6 +42,7 @@ class ProviderChoices {
  private:
   mutable std::mutex mutex_;
   std::map<std::string, Choice> choices_;
+  bool frozen_ = false;
 };
 
 }  // namespace taper

@@ -262,7 +262,8 @@ Section describe(Configuration& c) {
        {"matmul",
         &c.matmul,
         "Whose matrix products, on `cuda`: Taper's `own`, the `vendor`'s (cuBLASLt), or `auto`, both timed "
-        "once for each shape and the faster taken. The choices are in the run's `providers.json`.",
+        "once for each shape and the faster taken; of several ranks the first does so, at the beginning of a "
+        "stage or unit. The choices are in the run's `providers.json`.",
         {},
         {"own", "vendor", "auto"}},
        {"convolution",

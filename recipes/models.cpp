@@ -35,6 +35,7 @@ Engine::Engine(const Configuration& configuration, const std::string& device, Co
   int64_t workers = std::clamp<int64_t>(at_once, 1, std::max<int64_t>(1, most));
   team = std::make_unique<Team>(*backend, static_cast<int>(workers),
                                 static_cast<int>(configuration.threads_per_shard));
+  choices->freeze(ranks.ranks() > 1);  // until they agree
 }
 
 BertSpec bert_spec(const Configuration& configuration, const DataFacts& data, bool widened) {

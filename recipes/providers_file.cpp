@@ -21,16 +21,30 @@ double seconds(const Json& microseconds) {
   return microseconds.is_null() ? std::numeric_limits<double>::infinity() : 1e-6 * microseconds.get<double>();
 }
 
-}  // namespace
-
-void write_providers(const std::filesystem::path& run, const Choices& choices) {
-  if (choices.empty()) return;
+std::string written(const Choices& choices) {
   Json json = Json::object();
   for (const auto& [key, choice] : choices)
     json[key] = {{"provider", name(choice.provider)},
                  {"own_us", microseconds(choice.own_seconds)},
                  {"vendor_us", microseconds(choice.vendor_seconds)}};
-  write_file_atomically(file_of(run), json.dump(2) + "\n");
+  return json.dump(2) + "\n";
+}
+
+Choices parsed(std::string_view text) {
+  Choices choices;
+  const Json json = Json::parse(text);
+  for (const auto& [key, entry] : json.items()) {
+    const Provider provider = provider_named(entry.at("provider").get<std::string>());
+    if (provider == Provider::automatic) throw UserError("a choice is own or vendor");
+    choices[key] = {provider, seconds(entry.at("own_us")), seconds(entry.at("vendor_us"))};
+  }
+  return choices;
+}
+
+}  // namespace
+
+void write_providers(const std::filesystem::path& run, const Choices& choices) {
+  if (!choices.empty()) write_file_atomically(file_of(run), written(choices));
 }
 
 Choices read_providers(const std::filesystem::path& run) {
@@ -39,15 +53,7 @@ Choices read_providers(const std::filesystem::path& run) {
     throw UserError("{}: there is no such file; a run with matmul or convolution = \"auto\" writes it", file);
   try {
     const std::vector<std::byte> bytes = read_file(file);
-    const auto* begin = reinterpret_cast<const char*>(bytes.data());
-    Choices choices;
-    const Json json = Json::parse(begin, begin + bytes.size());
-    for (const auto& [key, entry] : json.items()) {
-      const Provider provider = provider_named(entry.at("provider").get<std::string>());
-      if (provider == Provider::automatic) throw UserError("a choice is own or vendor");
-      choices[key] = {provider, seconds(entry.at("own_us")), seconds(entry.at("vendor_us"))};
-    }
-    return choices;
+    return parsed({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   } catch (const Json::exception& error) {
     throw UserError("{}: is not what a run writes there: {}", file, error.what());
   } catch (const UserError& error) {
@@ -56,5 +62,15 @@ Choices read_providers(const std::filesystem::path& run) {
 }
 
 bool has_providers(const std::filesystem::path& run) { return std::filesystem::exists(file_of(run)); }
+
+void agree_on_providers(Communicator& ranks, ProviderChoices& choices,
+                        const std::function<void()>& rehearse) {
+  if (ranks.first()) {
+    choices.freeze(false);
+    rehearse();
+  }
+  choices.freeze(true);
+  choices.set(parsed(ranks.broadcast(written(choices.all()))));
+}
 
 }  // namespace taper

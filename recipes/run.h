@@ -112,6 +112,7 @@ class Run {
   Step take_step(const Job& job, Batches& batches, Optimizer& optimizer, Pace& pace);
   static bool due(const Job& job, int64_t step, int64_t every);
   void say_stopped();
+  void agree_on_providers(const Job& job);
   void begin_unit(const Job& job);
   void end_unit(const Job& job);
   void estimate(const Job& job, const char* when);

@@ -186,6 +186,7 @@ bool Run::run_stage() {
 
 bool Run::run_unit() {
   const Job job = make_job(engine_.ranks);
+  agree_on_providers(job);
   if (position_.step == 0) begin_unit(job);
   optimizer_ =
       std::make_unique<Optimizer>(*engine_.team, models_[job.network].network->store(), job.plan.optimizer,
@@ -264,6 +265,16 @@ Run::Step Run::take_step(const Job& job, Batches& batches, Optimizer& optimizer,
            .communication_s = outcome.communication.busy,
            .waited_s = outcome.communication.waited},
           outcome.skipped};
+}
+
+// Of several ranks: who makes the unit's ops is for rank 0 to find out, not for each to find out for itself.
+void Run::agree_on_providers(const Job& job) {
+  const bool measures = configuration_.matmul == "auto" || configuration_.convolution == "auto";
+  if (!measures || engine_.ranks.ranks() == 1) return;
+  taper::agree_on_providers(engine_.ranks, *engine_.choices, [&] {
+    rehearse(context(job), *data_->train_batches(job.options, key(), 0, 1, share(job))->next(),
+             job.objective);
+  });
 }
 
 // Of imitation: measures what is still untrained.

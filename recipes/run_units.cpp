@@ -192,6 +192,7 @@ bool Run::run_round() {
   position_.unit = first + groups_->across.rank();
   position_.step = steps.at(static_cast<size_t>(groups_->across.rank()));
   const Job job = make_job(groups_->ranks);
+  agree_on_providers(job);
   Network& network = *models_[job.network].network;
   HostTensors own;
   copy_values(*engine_.team, network, position_.unit, own);

@@ -146,6 +146,25 @@ StepOutcome train_step(const StepContext& c, const Batch& batch, const Objective
   return outcome;
 }
 
+void rehearse(const StepContext& c, const Batch& batch, const Objective& objective) {
+  const ParameterStore& store = c.network.store();
+  const ShardTree tree(c.team.backend(), c.type, 1, store.value_size(), store.statistic_size());
+  const Range own = shards_of_rank(c.ranks, c.shards);
+  c.team.run_one([&](Stream& stream) {
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      const int64_t begin = i * batch.count / c.shards, end = (i + 1) * batch.count / c.shards;
+      if (begin == end) continue;
+      ShardSums sums = tree.make(stream);
+      Tape tape(c.team.backend(), stream, c.type, &sums);
+      tape.training = true;
+      const ShardInput input = batch.upload(tape, begin, end);
+      if (input.count == 0) continue;
+      objective(tape, input);
+      return tape.backward();
+    }
+  });
+}
+
 std::optional<NonFinite> estimate_statistics(const StepContext& c, Batches& batches, int64_t count,
                                              const Objective& objective) {
   if (c.network.norms().empty()) return std::nullopt;

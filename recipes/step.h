@@ -56,6 +56,10 @@ struct StepOutcome {
 StepOutcome train_step(const StepContext& context, const Batch& batch, const Objective& objective,
                        Optimizer& optimizer, double lr);
 
+/// Runs the objective, forth and back, on the first of this rank's shards that has samples, and keeps nothing
+/// of it: for what is decided when a shape first occurs.
+void rehearse(const StepContext& context, const Batch& batch, const Objective& objective);
+
 /// What was not finite, and on which batch.
 struct NonFinite {
   std::string what;

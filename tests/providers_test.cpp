@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "recipes/providers_file.h"
 #include "runtime/error.h"
+#include "tests/rank_threads.h"
 
 namespace taper {
 namespace {
@@ -69,6 +70,40 @@ TEST(Providers, EarlierChoicesAreTakenOver) {
   ProviderChoices choices;
   choices.set({{"a", {Provider::vendor, 1, 2}}});
   EXPECT_EQ(choices.choose("a", [](Provider) -> double { throw Failure("timed"); }), Provider::vendor);
+}
+
+TEST(Providers, FrozenOnesTimeNothingAndKeepWhatTheyHave) {
+  ProviderChoices choices;
+  choices.choose("a", FakeClock{{2}, {1}});
+  choices.freeze(true);
+  auto never = [](Provider) -> double { throw Failure("timed"); };
+  EXPECT_EQ(choices.choose("a", never), Provider::vendor);
+  EXPECT_EQ(choices.choose("b", never), Provider::own);
+  choices.freeze(false);
+  EXPECT_EQ(choices.choose("b", FakeClock{{2}, {1}}), Provider::vendor) << "nothing was chosen meanwhile";
+}
+
+TEST(Providers, RanksTakeOverWhatTheFirstHasMeasured) {
+  std::vector<Choices> all(4);
+  on_ranks(4, [&](ThreadRank& self) {
+    ProviderChoices choices;
+    choices.freeze(true);
+    auto seconds = [&](Provider provider) -> double {
+      if (!self.first()) throw Failure("rank {} timed", self.rank());
+      return provider == Provider::own ? 0.2 : 0.1;
+    };
+    agree_on_providers(self, choices, [&] { choices.choose("met", seconds); });
+    EXPECT_EQ(choices.choose("met", seconds), Provider::vendor);
+    EXPECT_EQ(choices.choose("not met", seconds), Provider::own);
+    // Again, as in the next stage.
+    agree_on_providers(self, choices, [&] { choices.choose("met later", seconds); });
+    EXPECT_EQ(choices.choose("met later", seconds), Provider::vendor);
+    all[static_cast<size_t>(self.rank())] = choices.all();
+  });
+  for (const Choices& choices : all) {
+    ASSERT_EQ(choices.size(), 2U);
+    EXPECT_EQ(choices.at("met").vendor_seconds, 0.1);
+  }
 }
 
 class ProvidersFile : public testing::Test {

@@ -35,7 +35,7 @@ struct Result {
 
 class StepOnRanks : public testing::TestWithParam<std::tuple<OptimizerOptions::Rule, DType>> {
  protected:
-  Result train(Communicator& ranks, bool divided) {
+  Result train(Communicator& ranks, bool divided, bool rehearsed = false) {
     const auto [rule, type] = GetParam();
     Team team(*backend_, 2, 1);
     std::unique_ptr<Network> network = make_resnet({.style = ResNetSpec::Style::cifar,
@@ -56,6 +56,13 @@ class StepOnRanks : public testing::TestWithParam<std::tuple<OptimizerOptions::R
       return label_loss(tape, network->forward(tape, input.input), input, 0);
     };
     Result result;
+    int64_t passes = 0;
+    Objective counted = [&](Tape& tape, const ShardInput& input) {
+      ++passes;
+      return objective(tape, input);
+    };
+    if (rehearsed) rehearse({team, *network, type, kShards, ranks}, batch(5, "other"), counted);
+    EXPECT_EQ(passes, rehearsed ? 1 : 0);
     for (int64_t count : {24, 5, 16}) {
       StepOutcome outcome = train_step({team, *network, type, kShards, ranks},
                                        batch(count, std::to_string(count)), objective, optimizer, 0.01);
@@ -83,6 +90,12 @@ TEST_P(StepOnRanks, GivesTheBitsOfOneProcess) {
       on_ranks(ranks, [&](ThreadRank& self) {
         EXPECT_TRUE(train(self, divided) == expected) << ranks << " ranks" << (divided ? ", divided" : "");
       });
+}
+
+TEST_P(StepOnRanks, ARehearsalLeavesNothing) {
+  Result expected;
+  on_ranks(1, [&](ThreadRank& self) { expected = train(self, false); });
+  on_ranks(2, [&](ThreadRank& self) { EXPECT_TRUE(train(self, false, true) == expected); });
 }
 
 using Rule = OptimizerOptions::Rule;
