@@ -319,7 +319,7 @@ TEST(Imitation, TeachersInputDoesNotDependOnALiftsScale) {
 
 // A thin network that is the wide one makes no error.
 TEST(Imitation, OfItselfIsExact) {
-  Setting s({"widen.factor=1"});
+  Setting s(std::vector<std::string>{"widen.factor=1"});
   Bytes wide = s.values(*s.wide.network);
   for (const auto& [name, values] : wide) {
     std::vector<double> moved = values;
