@@ -102,7 +102,7 @@ TEST(Providers, RanksTakeOverWhatTheFirstHasMeasured) {
   });
   for (const Choices& choices : all) {
     ASSERT_EQ(choices.size(), 2U);
-    EXPECT_EQ(choices.at("met").vendor_seconds, 0.1);
+    EXPECT_DOUBLE_EQ(choices.at("met").vendor_seconds, 0.1);
   }
 }
 
