@@ -98,6 +98,7 @@ std::unique_ptr<Graph> Stream::capture(const std::function<void()>&) {
   throw Failure("a stream of this device cannot be captured");
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): streams that capture do keep it
 void Stream::keep(std::shared_ptr<const void>) { throw Failure("nothing is being captured"); }
 
 void HostStream::upload(void* destination, const void* host, int64_t bytes) {
