@@ -206,13 +206,6 @@ void check_questions(const Configuration& c, const Place& place) {
 
 void check_bert(const Configuration& c, const Place& place) {
   const NetworkOptions& network = c.network;
-  if (c.imitate.attention > 0 && c.device != "cpu") {
-    throw UserError(
-        "{}: imitate.attention is {}, and the device \"{}\" has no kernel that compares attention; set it to "
-        "0, "
-        "or device = \"cpu\"",
-        place("imitate.attention"), c.imitate.attention, c.device);
-  }
   if (c.data.questions()) check_questions(c, place);
   for (const char* key : {"depth", "depths", "width"}) {
     if (key == std::string("depth")    ? network.depth == 0

@@ -46,13 +46,13 @@ const std::vector<DivergenceCase>& divergences() {
       {"one token", {1}, {1, 1}, {1, 1}},
       {"one head each", {9}, {1, 8}, {1, 8}},
       {"fewer heads in the teacher", {21}, {1, 12}, {4, 5}},
-      {"across blocks", {75, 34}, {2, 32}, {1, 32}},
-      {"heads of bert", {40}, {2, 64}, {1, 64}},
+      {"across blocks", {67, 5}, {2, 32}, {1, 32}},
+      {"heads of bert", {33}, {2, 64}, {1, 64}},
       {"large heads", {19}, {2, 128}, {1, 100}},
       {"largest heads", {18}, {1, 200}, {2, 7}},
       {"large scores", {21, 8}, {3, 16}, {2, 16}, 30},
       {"small values", {9}, {2, 16}, {1, 16}, 1e-12},
-      {"many sequences", std::vector<int64_t>(40, 3), {2, 8}, {1, 8}},
+      {"many sequences", std::vector<int64_t>(9, 3), {2, 8}, {1, 8}},
   };
   return all;
 }
@@ -203,7 +203,7 @@ Case divergence_case(const DivergenceCase& c) {
 class AttentionDivergence : public ::testing::TestWithParam<Subject> {
  protected:
   void SetUp() override {
-    if (GetParam().backend->name() != "cpu") GTEST_SKIP() << "the CPU alone compares attention";
+    if (GetParam().type == DType::f64) GTEST_SKIP() << "the reference, which the others are compared with";
   }
 };
 

@@ -25,7 +25,28 @@ namespace {
 constexpr int64_t kLargestHead = 256, kMostHeads = 65535;
 constexpr int kThreads = 256;
 
-AttentionView view_of(const AttentionShape& shape, const char* op) {
+bool on_tensor_cores(const AttentionShape& shape, DType type, bool aligned) {
+  const int64_t size = shape.head_size;
+  return type == DType::bf16 && (size == 32 || size == 64 || size == 128) && aligned;
+}
+
+/// delta[head, token] = sum do o, a warp each.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    delta_kernel(int64_t tokens, int64_t heads, int64_t head_size, const T* d_o, const T* o, float* delta) {
+  const int64_t row = thread_number() / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (row >= tokens * heads) return;
+  float sum = 0;
+  for (int64_t i = row * head_size + lane; i < (row + 1) * head_size; i += kWarp)
+    sum += to_float(d_o[i]) * to_float(o[i]);
+  sum = warp_reduce(sum, Sum{});
+  if (lane == 0) delta[row % heads * tokens + row / heads] = sum;
+}
+
+}  // namespace
+
+AttentionView cuda::attention_view(const AttentionShape& shape, const char* op) {
   TAPER_CHECK(shape.dropout >= 0 && shape.dropout < 1, "{} with dropout {}", op, shape.dropout);
   if (shape.head_size < 1 || shape.head_size > kLargestHead)
     throw Failure("{} on CUDA takes head sizes from 1 to {}, not {}: the nearest is {}", op, kLargestHead,
@@ -51,30 +72,9 @@ AttentionView view_of(const AttentionShape& shape, const char* op) {
           .key = shape.key};
 }
 
-bool on_tensor_cores(const AttentionShape& shape, DType type, bool aligned) {
-  const int64_t size = shape.head_size;
-  return type == DType::bf16 && (size == 32 || size == 64 || size == 128) && aligned;
-}
-
-/// delta[head, token] = sum do o, a warp each.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    delta_kernel(int64_t tokens, int64_t heads, int64_t head_size, const T* d_o, const T* o, float* delta) {
-  const int64_t row = thread_number() / kWarp;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (row >= tokens * heads) return;
-  float sum = 0;
-  for (int64_t i = row * head_size + lane; i < (row + 1) * head_size; i += kWarp)
-    sum += to_float(d_o[i]) * to_float(o[i]);
-  sum = warp_reduce(sum, Sum{});
-  if (lane == 0) delta[row % heads * tokens + row / heads] = sum;
-}
-
-}  // namespace
-
 void CudaBackend::attention_forward(Stream& stream, const AttentionShape& shape, DType type, const void* qkv,
                                     void* o, void* logsumexp) {
-  const AttentionView view = view_of(shape, "attention_forward");
+  const AttentionView view = attention_view(shape, "attention_forward");
   if (shape.tokens == 0) return;
   CudaStream& queue = cuda_stream(stream);
   auto* lse = static_cast<float*>(logsumexp);
@@ -89,7 +89,7 @@ void CudaBackend::attention_forward(Stream& stream, const AttentionShape& shape,
 
 void CudaBackend::attention_backward(Stream& stream, const AttentionShape& shape, DType type, const void* d_o,
                                      const void* qkv, const void* o, const void* logsumexp, void* dqkv) {
-  const AttentionView view = view_of(shape, "attention_backward");
+  const AttentionView view = attention_view(shape, "attention_backward");
   if (shape.tokens == 0) return;
   CudaStream& queue = cuda_stream(stream);
   const int64_t rows = shape.tokens * shape.heads;

@@ -97,6 +97,9 @@ struct AttentionDropout {
   }
 };
 
+/// Failure, which names `op`, for what kernels do not take.
+AttentionView attention_view(const AttentionShape& shape, const char* op);
+
 /// A grid for tiles of kTile rows.
 template <int kTile>
 dim3 attention_grid(const AttentionShape& shape);

@@ -1,5 +1,6 @@
 #include "tests/simt/access_ops.h"
 
+#include <cmath>
 #include <utility>
 
 namespace taper::simt_test {
@@ -67,6 +68,22 @@ Prepare attention(bool backward, int64_t size) {
   };
 }
 
+Prepare attention_divergence(int64_t size) {
+  return [=](Ops& o) -> Call {
+    constexpr int64_t kTokens = 128, kWide = 4, kThin = 2;
+    const double scale = 1 / std::sqrt(static_cast<double>(size));
+    AttentionPair pair{.sequences = 2,
+                       .tokens = kTokens,
+                       .offsets = o.integers<int32_t>(3, [](int64_t i) { return i * 64; }),
+                       .teacher = {kWide, size, scale},
+                       .student = {kThin, size, scale}};
+    const void *teacher = o.values(kTokens * 3 * kWide * size),
+               *student = o.values(kTokens * 3 * kThin * size);
+    void *loss = o.f32_space(1), *dstudent = o.space(kTokens * 3 * kThin * size);
+    return [=, &o] { o.b.attention_divergence(o.s, pair, o.type, teacher, student, loss, dstudent); };
+  };
+}
+
 }  // namespace
 
 std::vector<Op> products() {
@@ -100,6 +117,7 @@ std::vector<Op> other_ops() {
     const std::string name = fmt::format("attention, heads of {}", size);
     ops.push_back({name, attention(false, size)});
     ops.push_back({name + ", gradient", attention(true, size)});
+    ops.push_back({fmt::format("divergence of attention, heads of {}", size), attention_divergence(size)});
   }
   constexpr int64_t kRows = 512, kWidth = 256, kCount = kRows * kWidth;
   ops.push_back({"batch norm", [](Ops& o) -> Call {
