@@ -49,6 +49,8 @@ part_network() {
   scripts/network-check.sh
 }
 part_sanitize() {
+  cmake --preset default -DTAPER_TESTS=ON >/dev/null
+  cmake --build build
   cmake --preset asan >/dev/null
   cmake --build build-asan
   ctest --test-dir build-asan --parallel "$(nproc)" --output-on-failure

@@ -102,12 +102,16 @@ part_check() {
 }
 
 # AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented. Left out for their
-# time, besides what check leaves out: evaluations of the networks whose training steps run; on simulated GPUs whole runs
-# and tf32, whose code runs in parts, in other types and under check; and a test of memory's size.
+# time, besides what check leaves out: evaluations of the networks whose training steps run; on simulated GPUs whole runs,
+# tf32, whose code runs in parts, in other types and under check, and of f32 and bf16 one, drawn by the commit; and a test of
+# memory's size.
 part_sanitize() {
+  local commit types=(f32 bf16)
+  commit=$(git rev-parse HEAD)
+  build default build -DTAPER_TESTS=ON  # whose tests it links
   build asan build-asan
-  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
-    --exclude-regex "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_tf32|BertMemory"
+  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow --exclude-regex \
+    "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[$((16#${commit:0:7} % 2))]})( |\$)|BertMemory"
 }
 
 fuzz() {  # fuzz TARGET

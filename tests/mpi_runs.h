@@ -21,7 +21,7 @@ class RanksTest : public RankRuns {
   Process start_ranks(int ranks, std::vector<std::string> arguments) {
     if (ranks == 1) return start(std::move(arguments));
     std::vector<std::string> command = mpirun();
-    for (const std::string& word : {std::string("-n"), std::to_string(ranks), std::string(TAPER_BINARY)})
+    for (const std::string& word : {std::string("-n"), std::to_string(ranks), taper_binary()})
       command.push_back(word);
     command.insert(command.end(), arguments.begin(), arguments.end());
     return launch(std::move(command));

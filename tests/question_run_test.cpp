@@ -37,11 +37,10 @@ class QuestionRunTest : public ProcessTest {
   taper::SquadScore predicted(const fs::path& run, const taper::SmallSquad& squad, bool version2) {
     std::ofstream(folder_ / "input") << squad.lines();
     const fs::path output = folder_ / "answers";
-    EXPECT_EQ(
-        std::system((std::string(TAPER_BINARY) + " predict " + run.string() + " --task questions --json <" +
-                     (folder_ / "input").string() + " >" + output.string())
-                        .c_str()),
-        0);
+    EXPECT_EQ(std::system((taper_binary() + " predict " + run.string() + " --task questions --json <" +
+                           (folder_ / "input").string() + " >" + output.string())
+                              .c_str()),
+              0);
     std::ifstream answers(output);
     taper::SquadScore sum;
     size_t count = 0;
@@ -98,7 +97,7 @@ TEST_F(QuestionRunTest, LearnsToAnswerAndScoresEveryQuestionOnce) {
           std::pair("a\t\n", "line 1 has nothing after its tab")}) {
       std::ofstream(folder_ / "input") << input;
       const Result refused = wait(launch({"sh", "-c",
-                                          std::string(TAPER_BINARY) + " predict " + output.string() +
+                                          taper_binary() + " predict " + output.string() +
                                               " --task questions <" + (folder_ / "input").string()}));
       EXPECT_EQ(refused.code, 2);
       EXPECT_THAT(refused.text, HasSubstr(says));

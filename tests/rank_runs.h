@@ -65,7 +65,7 @@ class RankRuns : public ProcessTest {
   }
   Process start_with(std::vector<std::string> variables, const std::vector<std::string>& arguments) {
     variables.insert(variables.begin(), "env");
-    variables.emplace_back(TAPER_BINARY);
+    variables.emplace_back(taper_binary());
     variables.insert(variables.end(), arguments.begin(), arguments.end());
     return launch(std::move(variables));
   }

@@ -193,7 +193,7 @@ TEST_F(RanksTest, FilesThatCannotBeReadAreTheSameOnesOnAnyNumberOfRanks) {
 
 TEST_F(RanksTest, WhatDoesNotFitTogetherIsRefusedOnce) {
   fs::path output = folder_ / "run", other = folder_ / "taper";
-  fs::copy_file(TAPER_BINARY, other);
+  fs::copy_file(taper_binary(), other);
   std::ofstream(other, std::ios::app) << "another build";
   auto command = [&](const std::string& program, std::vector<std::string> more) {
     std::vector<std::string> words = train(output, std::move(more));
@@ -212,7 +212,7 @@ TEST_F(RanksTest, WhatDoesNotFitTogetherIsRefusedOnce) {
       }
     }
   auto in = [&](const char* folder) {
-    std::vector<std::string> words = command(TAPER_BINARY, settings({"data.path=data"}));
+    std::vector<std::string> words = command(taper_binary(), settings({"data.path=data"}));
     words.insert(words.begin(), {"--wdir", (folder_ / folder).string()});
     return words;
   };
@@ -223,10 +223,10 @@ TEST_F(RanksTest, WhatDoesNotFitTogetherIsRefusedOnce) {
   for (const Case& c : {
            Case{run_ranks(3, train(output)), "3 ranks cannot divide 2 shards evenly; start 1 or 2 ranks"},
            Case{run_ranks(4, train(output)), "4 ranks cannot divide 2 shards evenly; start 1 or 2 ranks"},
-           Case{run_each({command(TAPER_BINARY, {}), command(TAPER_BINARY, settings({"wide.lr=0.5"}))}),
+           Case{run_each({command(taper_binary(), {}), command(taper_binary(), settings({"wide.lr=0.5"}))}),
                 "rank 1 was started with another configuration than rank 0 (wide.lr is 0.1 there and 0.5 "
                 "here)"},
-           Case{run_each({command(TAPER_BINARY, {}), command(other, {})}),
+           Case{run_each({command(taper_binary(), {}), command(other, {})}),
                 "rank 1 runs another build of Taper"},
            Case{run_each({in("a"), in("b")}), "training data of rank 1"},
            Case{run_ranks(2, train(output, {"--resume"})), "no run to resume"},

@@ -30,7 +30,7 @@ class FastSums : public RankRuns {
   }
   std::vector<std::string> training(const fs::path& output, std::vector<std::string> more) const {
     std::vector<std::string> arguments = train(output, settings(std::move(more)));
-    arguments.insert(arguments.begin(), TAPER_BINARY);
+    arguments.insert(arguments.begin(), taper_binary());
     return arguments;
   }
 };

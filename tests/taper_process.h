@@ -25,6 +25,11 @@ inline std::string read(const fs::path& path) {
   return text.str();
 }
 
+/// The binary of the build that the test belongs to.
+inline std::string taper_binary() {
+  return fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "taper";
+}
+
 /// A folder for each test, and processes that write into it.
 class ProcessTest : public testing::Test {
  protected:
@@ -42,7 +47,7 @@ class ProcessTest : public testing::Test {
   };
   /// Starts build/taper with both outputs in a file; on `cores` cores if that is not 0.
   Process start(std::vector<std::string> arguments, int cores = 0) {
-    arguments.insert(arguments.begin(), TAPER_BINARY);
+    arguments.insert(arguments.begin(), taper_binary());
     return launch(std::move(arguments), cores);
   }
   /// The same for any command.

@@ -35,7 +35,7 @@ TEST_F(TaskRanksTest, QuestionsGiveTheSameBytesAndScoresOnTwoRanks) {
   Result alone = run(train(one));
   ASSERT_EQ(alone.code, 0) << alone.text;
   std::vector<std::string> command{"mpirun", "--allow-run-as-root", "--oversubscribe", "-n",
-                                   "2",      TAPER_BINARY};
+                                   "2",      taper_binary()};
   for (const std::string& word : train(two)) command.push_back(word);
   Result both = wait(launch(command));
   ASSERT_EQ(both.code, 0) << both.text;

@@ -53,8 +53,8 @@ class TaskRunTest : public ProcessTest {
   Result with_input(const std::string& command, const std::string& input) {
     std::ofstream(folder_ / "input") << input;
     const fs::path output = folder_ / "output";
-    const int status = std::system((std::string(TAPER_BINARY) + " " + command + " <" +
-                                    (folder_ / "input").string() + " >" + output.string() + " 2>&1")
+    const int status = std::system((taper_binary() + " " + command + " <" + (folder_ / "input").string() +
+                                    " >" + output.string() + " 2>&1")
                                        .c_str());
     return {WEXITSTATUS(status), read(output)};
   }
