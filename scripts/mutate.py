@@ -5,7 +5,7 @@ A mutant is one fault in the device code of one file of kernels/cuda: a barrier,
 index or a bound off by one, a shared array too small, fragments or coordinates swapped. The mutated file lies in
 a folder of its own that comes first on the include path: the sources are never touched. One unit that includes the
 file is compiled, linked in front of the libraries, and the tests of its ops run on the device sim; when they pass,
-the next unit that includes it. A mutant is
+the next unit that includes it. Where many mutants of a file run, most share one source (scripts/mutant_switch.py). A mutant is
 
     caught      a test failed, crashed or ran out of time
     survived    the tests of every unit passed
@@ -29,192 +29,82 @@ import collections
 import concurrent.futures
 import json
 import os
-import pathlib
 import queue
 import random
-import re
-import shlex
-import subprocess
 import sys
 import threading
 import time
 
-from kernel_mutants import KERNELS, ROOT, kernel_files, mutants_of
+import mutant_switch
+from kernel_mutants import ROOT, kernel_files, mutants_of
+from mutant_build import Build
 
 RESULTS = ROOT / "tests/mutant_results.jsonl"
 LISTED = ROOT / "tests/mutants.json"
 DOCS = ROOT / "docs/kernels.md"
 BEGIN, END = "<!-- scripts/mutate.py --table: begin -->", "<!-- scripts/mutate.py --table: end -->"
-# Copies land as late as they may, so that a missing wait shows.
-ENVIRONMENT = {"TAPER_SIMT_SCHEDULE": "order=random,copies=late,streams=late,seed=7", "OMP_NUM_THREADS": "1"}
-# Limits of a test: seconds of a core by preset (by default the slowest needs 10), and seconds, for one that only waits.
-CPU_LIMIT = {"default": 60, "check": 400, "asan": 400}
-TIME_LIMIT = 900
-# The tests of a unit's ops, by the first pattern that matches its name: executables with filters.
-TESTS = [
-    (r"ladder/(\w+)", "simt_ladder_test", "*Ladder*/{0}"),
-    (r"attention_forward_plain", "ops_attention_test", "*Forward/sim_f32"),
-    (r"attention_forward_tensor", "ops_attention_test", "*Forward/sim_bf16"),
-    (r"attention_backward_plain", "ops_attention_test", "*Backward/sim_f32"),
-    (r"attention_backward_tensor", "ops_attention_test", "*Backward/sim_bf16"),
-    (r"embedding", "ops_softmax_test", "*Embedding/sim*"),
-    (r"sum_rows", "ops_matmul_test", "*SumRows/sim*"),
-    (r"loss", "ops_loss_test", "*/sim*", "ops_imitation_test", "*SquaredError/sim*"),
-    (r"lamb|optimizer", "ops_optimizer_test", "*/sim*"),
-    (r"(conv|batch_norm|attention)", "ops_{0}_test", "*/sim*"),
-    (r"(\w+)", "ops_{0}_test", "*/sim*"),
-]
-
-def included(path, known):
-    """The files of kernels/cuda that a file includes, itself too."""
-    if path not in known:
-        known[path] = {path}
-        for name in re.findall(r'#include "(kernels/cuda/[^"]+)"', path.read_text()):
-            known[path] |= included(ROOT / name, known)
-    return known[path]
+# So many mutants of a file are worth a source with switches, which takes longer to compile.
+LEAST_TOGETHER = 4
 
 
-class Build:
-    """A build folder with the tests, and how a unit is compiled and a test linked in it."""
-
-    def __init__(self, preset, folder, jobs):
-        self.folder = ROOT / (folder or ("build-mutate" if preset == "default" else f"build-mutate-{preset}"))
-        self.cpu_limit = CPU_LIMIT[preset]
-        self.units = {}  # unit: [(test, filter)...]
-        known = {}
-        for unit in (path for path in kernel_files() if path.suffix == ".cu"):
-            name = str(unit.relative_to(KERNELS).with_suffix(""))
-            match, words = next((re.match(p, name), words) for p, *words in TESTS if re.match(p, name))
-            words = [word.format(*match.groups()) for word in words]
-            self.units[unit] = list(zip(words[::2], words[1::2]))
-        self.includes = {unit: included(unit, known) for unit in self.units}
-        headers = subprocess.run(["scripts/cuda-toolkit.sh", "headers"], cwd=ROOT, text=True, check=True,
-                                 stdout=subprocess.PIPE).stdout.strip()
-        subprocess.run(["cmake", "--preset", preset, "-B", self.folder, "-DTAPER_TESTS=ON", "-DTAPER_SIMT=ON",
-                        f"-DTAPER_CUDA_INCLUDE={headers}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        tests = sorted({test for pairs in self.units.values() for test, _ in pairs})
-        subprocess.run(["ninja", "-C", self.folder, f"-j{jobs}", *tests], check=True, stdout=subprocess.DEVNULL)
-        self.compile = {}
-        for entry in json.loads((self.folder / "compile_commands.json").read_text()):
-            words = shlex.split(entry["command"])
-            words = words[1:] if words[0].endswith("ccache") else words
-            self.compile[pathlib.Path(entry["file"])] = words
-        self.link = {test: self.link_command(test) for test in tests}
-        self.originals = {}
-        self.lock = threading.Lock()
-
-    def link_command(self, test):
-        lines = subprocess.run(["ninja", "-C", self.folder, "-t", "commands", f"tests/{test}"], text=True,
-                               check=True, stdout=subprocess.PIPE).stdout.splitlines()
-        command = next(line for line in reversed(lines) if f" -o tests/{test} " in line)
-        return shlex.split(command.split(" && ")[1])
-
-    def units_of(self, file):
-        """The units that include a file, the cheapest first."""
-        return sorted((unit for unit in self.units if file in self.includes[unit]),
-                      key=lambda unit: sum(path.stat().st_size for path in self.includes[unit]))
-
-    def object_of(self, unit, folder):
-        """Compiles a unit with what `folder` has in front of the sources; None if that fails."""
-        words = self.compile[unit]
-        source = folder / unit.relative_to(ROOT)
-        out = folder / "unit.o"
-        replaced = {"-O3": "-O1", str(unit): str(source if source.exists() else unit)}
-        words = [replaced.get(word, word) for word in words]
-        words[words.index("-o") + 1] = str(out)
-        words.insert(1, f"-I{folder}")
-        done = subprocess.run([*words, "-w"], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return out if done.returncode == 0 else None
-
-    def passes(self, unit, folder):
-        """Whether all tests of a unit pass with the object in `folder`."""
-        for test, tests in self.units[unit]:
-            words = list(self.link[test])
-            at = words.index("-o")
-            words[at + 1] = str(folder / "test")
-            words.insert(at, str(folder / "unit.o"))
-            subprocess.run(words, cwd=self.folder, check=True)
-            if not self.test_passes(folder / "test", tests):
-                return False
-        return True
-
-    def test_passes(self, test, tests):
-        try:
-            done = subprocess.run(["prlimit", f"--cpu={self.cpu_limit}", test, f"--gtest_filter={tests}",
-                                   "--gtest_fail_fast", "--gtest_brief=1"],
-                                  cwd=self.folder, env={**os.environ, **ENVIRONMENT}, timeout=TIME_LIMIT,
-                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            return False
-        if b" 0 tests from 0 test suites" in done.stdout:
-            sys.exit(f"No test of {test.name} matches '{tests}': correct TESTS in scripts/mutate.py.")
-        return done.returncode == 0
-
-    def is_sound(self, pair):
-        return self.test_passes(self.folder / "tests" / pair[0], pair[1])
-
-    def original(self, unit):
-        """The object of the unchanged unit."""
-        with self.lock:
-            if unit not in self.originals:
-                folder = self.folder / "mutants/original"
-                folder.mkdir(parents=True, exist_ok=True)
-                self.originals[unit] = self.object_of(unit, folder).read_bytes()
-            return self.originals[unit]
-
-    def run(self, mutant, folder):
-        source = folder / mutant.file
-        source.parent.mkdir(parents=True, exist_ok=True)
-        text = (ROOT / mutant.file).read_text()
-        source.write_text(text[:mutant.begin] + mutant.after + text[mutant.end:])
-        result = "equivalent"
-        try:
-            for unit in self.units_of(ROOT / mutant.file):
-                compiled = self.object_of(unit, folder)
-                if compiled is None:
-                    return "invalid"
-                if not self.passes(unit, folder):
-                    return "caught"
-                if compiled.read_bytes() != self.original(unit):
-                    result = "survived"
-        finally:
-            source.unlink()
-        return result
+def tasks_of(mutants):
+    """The mutants in lists that one source holds, most of one element or of many."""
+    files = collections.defaultdict(list)
+    for mutant in mutants:
+        files[mutant.file].append(mutant)
+    for file, of_file in files.items():
+        text = (ROOT / file).read_text()
+        together = [m for m in of_file if mutant_switch.switched(m, 1, text[m.begin:m.end])]
+        if len(together) < LEAST_TOGETHER:
+            together = []
+        yield from mutant_switch.layers(together)
+        yield from ([mutant] for mutant in of_file if mutant not in together)
 
 
 def run_all(mutants, preset, folder, jobs, done):
     """Runs mutants, `jobs` at a time; done(mutant, result) gets each as it ends."""
     build = Build(preset, folder, jobs)
-    pairs = sorted({pair for mutant in mutants for unit in build.units_of(ROOT / mutant.file)
-                    for pair in build.units[unit]})
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for pair, passed in zip(pairs, pool.map(build.is_sound, pairs)):
-            if not passed:
-                sys.exit(f"{pair[0]} --gtest_filter='{pair[1]}' fails without any mutant: repair that first.")
     folders = queue.Queue()
     for number in range(jobs):
         folders.put(build.folder / "mutants" / str(number))
+        (build.folder / "mutants" / str(number)).mkdir(parents=True, exist_ok=True)
+    results, stopped = queue.Queue(), threading.Event()
 
-    def one(mutant):
+    def run(task):
         folder = folders.get()
         try:
-            return mutant, build.run(mutant, folder)
+            for result in build.run(task, folder):
+                results.put(result)
+                if stopped.is_set():
+                    break
+        except BaseException as error:
+            results.put(error)
+            raise
         finally:
             folders.put(folder)
 
     start, counts = time.time(), collections.Counter()
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for number, task in enumerate(concurrent.futures.as_completed([pool.submit(one, m) for m in mutants]), 1):
-            mutant, result = task.result()
-            counts[result] += 1
-            done(mutant, result)
-            if result == "survived":
-                print(f"\r\033[Ksurvived: {describe(mutant)}", flush=True)
-            if sys.stderr.isatty() or number == len(mutants):
-                bar = "#" * (30 * number // len(mutants))
-                counted = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-                print(f"\r\033[K[{bar:30}] {number}/{len(mutants)} in {time.time() - start:.0f} s: {counted}",
-                      end="", file=sys.stderr, flush=True)
+        try:
+            for task in tasks_of(mutants):
+                pool.submit(run, task)
+            for number in range(1, len(mutants) + 1):
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                mutant, result = result
+                counts[result] += 1
+                done(mutant, result)
+                if result == "survived":
+                    print(f"\r\033[Ksurvived: {describe(mutant)}", flush=True)
+                if sys.stderr.isatty() or number == len(mutants):
+                    bar = "#" * (30 * number // len(mutants))
+                    counted = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+                    print(f"\r\033[K[{bar:30}] {number}/{len(mutants)} in {time.time() - start:.0f} s: {counted}",
+                          end="", file=sys.stderr, flush=True)
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
     print(file=sys.stderr)
 
 
@@ -247,7 +137,7 @@ def table(mutants, results, listed):
                      f"{row['invalid'] + row['equivalent']} | {row['caught']} | {row['survived']} | {share} |")
     left = rows["**all**"]["not run"]
     if left:
-        lines += ["", f"{left} were not run yet; those that were are drawn at random (`scripts/mutate.py` goes on)."]
+        lines += ["", f"{left} were not run yet: `scripts/mutate.py` goes on, a file after the other."]
     lines += ["", "Survivors:", ""]
     for mutant in mutants:
         if results.get(mutant.id) == "survived":
@@ -308,7 +198,6 @@ def main():
     if not mutants:
         print("Nothing to run: every mutant has a result.")
         return 0
-    random.Random(arguments.seed).shuffle(mutants)  # what is done when it is stopped is a fair sample
     with RESULTS.open("a") as out:
         def record(mutant, result):
             fields = {"id": mutant.id, "file": mutant.file, "preset": arguments.preset, "result": result}
