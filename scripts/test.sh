@@ -23,7 +23,7 @@ if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
 fi
-jobs=$(nproc)
+jobs=$(($(nproc) + 1))  # one more than cores, for some wait for files or processes
 
 sources() { git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'; }
 
