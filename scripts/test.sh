@@ -8,7 +8,7 @@
 #   unit      the optimised build, all tests
 #   tidy      clang-tidy finds nothing
 #   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
-#   sanitize  the tests, but for the slow ones, under AddressSanitizer and UBSan
+#   sanitize  half of the tests, drawn by the commit, under AddressSanitizer and UBSan; none of the slow ones
 #   fuzz      every fuzz target for ten seconds
 #   cuda      (only where named) nvcc compiles the kernels for one architecture, drawn by the commit (CUDA_ARCHITECTURES=all: for
 #             every one); their resources are within the budget
@@ -104,14 +104,15 @@ part_check() {
 # AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented. Left out for their
 # time, besides what check leaves out: evaluations of the networks whose training steps run; on simulated GPUs whole runs,
 # tf32, whose code runs in parts, in other types and under check, and of f32 and bf16 one, drawn by the commit; and a test of
-# memory's size.
+# memory's size. Of the rest every second runs, the even or the odd ones, drawn by the commit, too.
 part_sanitize() {
-  local commit types=(f32 bf16)
-  commit=$(git rev-parse HEAD)
+  local draw types=(f32 bf16)
+  draw=$((16#$(git rev-parse HEAD | head -c 7)))
   build default build -DTAPER_TESTS=ON  # whose tests it links
   build asan build-asan
-  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow --exclude-regex \
-    "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[$((16#${commit:0:7} % 2))]})( |\$)|BertMemory"
+  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
+    --tests-information "$((draw / 2 % 2 + 1)),,2" --exclude-regex \
+    "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[draw % 2]})( |\$)|BertMemory"
 }
 
 fuzz() {  # fuzz TARGET
