@@ -106,8 +106,9 @@ part_check() {
 # tf32, whose code runs in parts, in other types and under check, and of f32 and bf16 one, drawn by the commit; and a test of
 # memory's size. Of the rest every second runs, the even or the odd ones, drawn by the commit, too.
 part_sanitize() {
-  local draw types=(f32 bf16)
-  draw=$((16#$(git rev-parse HEAD | head -c 7)))
+  local commit draw types=(f32 bf16)
+  commit=$(git rev-parse HEAD)
+  draw=$((16#${commit:0:7}))
   build default build -DTAPER_TESTS=ON  # whose tests it links
   build asan build-asan
   ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
