@@ -53,15 +53,6 @@ struct Net {
   }
 };
 
-/// Combines the values of the 16 threads of a row.
-template <typename Op>
-__device__ __forceinline__ float row_reduce(float value, Op op) {
-#pragma unroll
-  for (int distance = 1; distance < 16; distance *= 2)
-    value = op(value, __shfl_xor_sync(kAllLanes, value, distance));
-  return value;
-}
-
 /// A block's tiles, and this thread's R x R pairs of a query and a key in them.
 template <typename T, int kHead>
 struct Pairs {

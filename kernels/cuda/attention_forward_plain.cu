@@ -26,15 +26,6 @@ inline constexpr int kTile = 16 * kRows<kHead>;
 template <int kHead>
 inline constexpr int kSharedBytes = kTile<kHead>*(2 * kHead + kTile<kHead>)*static_cast<int>(sizeof(float));
 
-/// Combines the values of the 16 threads of a row.
-template <typename Op>
-__device__ __forceinline__ float row_reduce(float value, Op op) {
-#pragma unroll
-  for (int distance = 1; distance < 16; distance *= 2)
-    value = op(value, __shfl_xor_sync(kAllLanes, value, distance));
-  return value;
-}
-
 template <typename T, int kHead>
 __global__ void __launch_bounds__(kPlainThreads)
     forward_kernel(AttentionView view, const T* qkv, T* o, float* logsumexp, bool vectors) {

@@ -35,6 +35,15 @@ using PlainSums = float[R][kGroups<kHead>][kWidth<kHead>];
 __device__ __forceinline__ int thread_x() { return static_cast<int>(threadIdx.x) % 16; }
 __device__ __forceinline__ int thread_y() { return static_cast<int>(threadIdx.x) / 16; }
 
+/// Combines the values of the 16 threads of a row.
+template <typename Op>
+__device__ __forceinline__ float row_reduce(float value, Op op) {
+#pragma unroll
+  for (int distance = 1; distance < 16; distance *= 2)
+    value = op(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
+
 template <int kHead, int R>
 __device__ __forceinline__ int element_at(int row, int element) {
   return row * kHead + (element / 4 ^ row / R % 8) * 4 + element % 4;
