@@ -67,34 +67,28 @@ part_tidy() {
     { grep -Ev '^[0-9]+ warnings? (and [0-9]+ errors? )?generated' || true; }
 }
 
-# The tests of the ops' CUDA kernels, each access to memory checked; then as they are, under three random schedules, which
-# give the bits of the fixed one. Left out for their time are TwoWorkersDoNotDisturbEachOther, which repeats cases of other
-# tests 30 times, and under the checker, where they take a minute or more, TileEdges and attention's backward of f32:
-# their barriers are those of Products and of attention's forward, and in bf16 both run.
+# The ops' CUDA kernels with each access to memory checked; then as they are, under three random schedules, which give the bits
+# of the fixed one, whose results part unit compares with the reference's. Left out is TwoWorkersDoNotDisturbEachOther, which
+# repeats cases of other tests 30 times.
 repeated=TwoWorkers
-long='TileEdges/sim_f32|Attention.Backward/sim_f32'
 part_check() {
-  local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' bits=.cache/op-bits seed=0 copies only
+  local ops simt kernels='/sim_(f32|tf32|bf16)( |$)' bits=.cache/op-bits seed=0 copies schedule
   mapfile -t ops < <(basename --suffix=.cpp tests/ops_*_test.cpp)
   mapfile -t simt < <(basename --suffix=.cpp tests/simt_*test.cpp | grep -v graph)
-  configure check -DTAPER_TESTS=ON
-  cmake --build build-check --parallel "$jobs" --target "${ops[@]}" "${simt[@]}"
-  ctest --test-dir build-check --parallel "$jobs" --output-on-failure --no-tests=error \
-    --tests-regex "$kernels|^Simt|Ladder" --exclude-regex "$repeated|$long"
-
   configure default -DTAPER_TESTS=ON
   cmake --build build --parallel "$jobs" --target "${ops[@]}"
+  configure check -DTAPER_TESTS=ON -DTAPER_TEST_OBJECTS="$PWD/build"
+  cmake --build build-check --parallel "$jobs" --target "${ops[@]}" "${simt[@]}"
+  TAPER_OP_BRIEF=1 ctest --test-dir build-check --parallel "$jobs" --output-on-failure --no-tests=error \
+    --tests-regex "$kernels|^Simt|Ladder" --exclude-regex "$repeated"
+
   rm -rf "$bits"
   mkdir -p "$bits"
   for copies in fixed early late random; do
-    local schedule="order=random,streams=late,copies=$copies,seed=$seed"
-    only=()
-    if [ "$copies" = fixed ]; then
-      schedule=order=fixed
-      only=(TAPER_OP_BITS_ONLY=1)  # part unit does the rest: its schedule is the fixed one
-    fi
-    env "${only[@]}" TAPER_SIMT_SCHEDULE=$schedule TAPER_OP_BITS="$PWD/$bits/$copies" ctest --test-dir build --parallel "$jobs" \
-      --output-on-failure --no-tests=error --tests-regex "$kernels" --exclude-regex "$repeated"
+    schedule="order=random,streams=late,copies=$copies,seed=$seed"
+    [ "$copies" != fixed ] || schedule=order=fixed
+    TAPER_OP_BITS_ONLY=1 TAPER_SIMT_SCHEDULE=$schedule TAPER_OP_BITS="$PWD/$bits/$copies" ctest --test-dir build \
+      --parallel "$jobs" --output-on-failure --no-tests=error --tests-regex "$kernels" --exclude-regex "$repeated"
     LC_ALL=C sort --output "$bits/$copies" "$bits/$copies"
     diff "$bits/fixed" "$bits/$copies"
     seed=$((seed + 1))
@@ -111,9 +105,9 @@ part_sanitize() {
   draw=$((16#${commit:0:7}))
   build default build -DTAPER_TESTS=ON  # whose tests it links
   build asan build-asan
-  ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
+  TAPER_OP_BRIEF=1 ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
     --tests-information "$((draw / 2 % 2 + 1)),,2" --exclude-regex \
-    "$repeated|$long|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[draw % 2]})( |\$)|BertMemory"
+    "$repeated|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[draw % 2]})( |\$)|BertMemory"
 }
 
 fuzz() {  # fuzz TARGET

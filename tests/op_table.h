@@ -108,7 +108,7 @@ const std::vector<Subject>& product_subjects();
 ///   allows agree with the reference;
 /// - NaN and infinities planted in an input reach the outputs that they reach in the reference, and no other
 ///   unless the case says that they may.
-std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions = 4);
+std::vector<std::string> check(const Subject& subject, const Case& op_case, int repetitions = 2);
 
 /// The outputs of a case in double, from the reference backend.
 Values reference(const Case& op_case);

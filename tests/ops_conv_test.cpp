@@ -154,7 +154,7 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-std::vector<std::string> check_conv(const Subject& subject, Case op_case, int repetitions = 4) {
+std::vector<std::string> check_conv(const Subject& subject, Case op_case, int repetitions = 2) {
   op_case.may_spread = subject.type == DType::bf16 || (subject.backend->name() == "cpu" && !has_avx512());
   return check(subject, op_case, repetitions);
 }
