@@ -5,8 +5,7 @@
 #   scripts/test.sh format unit        only these
 # Parts:
 #   format    clang-format would change nothing
-#   unit      the optimised build, all tests
-#   tidy      clang-tidy finds nothing
+#   unit      the optimised build, all tests; of the slow ones a third, drawn by the commit
 #   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
 #   sanitize  half of the tests, drawn by the commit, under AddressSanitizer and UBSan; none of the slow ones
 #   fuzz      every fuzz target for ten seconds
@@ -14,16 +13,19 @@
 #             every one); their resources are within the budget
 #   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
-#   bench     every benchmark runs
+#   bench     every benchmark runs, of a network's convolutions those of the first stage
+#   tidy      clang-tidy finds nothing; with other parts, it runs beside them at the lowest priority
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit check run tidy sanitize fuzz bench)
+all_parts=(format unit check run sanitize fuzz bench tidy)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
 fi
 jobs=$(($(nproc) + 1))  # one more than cores, for some wait for files or processes
+
+draw() { echo $((16#$(git rev-parse HEAD | cut -c1-7) % $1)); }  # draw N: 0 .. N-1, by the commit
 
 sources() { git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh'; }
 
@@ -46,7 +48,10 @@ part_format() { sources | xargs clang-format --dry-run -Werror; }
 # The optimised build and all tests. Debian's python3 has Debian's torchvision; another may come first in PATH.
 part_unit() {
   build default build -DTAPER_TESTS=ON
-  TAPER_PYTHON=/usr/bin/python3 ctest --test-dir build --parallel "$jobs" --output-on-failure
+  export TAPER_PYTHON=/usr/bin/python3
+  ctest --test-dir build --parallel "$jobs" --output-on-failure --label-exclude slow
+  ctest --test-dir build --parallel "$jobs" --output-on-failure --label-regex slow --no-tests=error \
+    --tests-information "$(($(draw 3) + 1)),,3"
 }
 
 # clang-tidy over every file, with the warnings that .clang-tidy lists as errors. Files share translation units (preset tidy),
@@ -95,19 +100,17 @@ part_check() {
   done
 }
 
-# AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented. Left out for their
-# time, besides what check leaves out: evaluations of the networks whose training steps run; on simulated GPUs whole runs,
-# tf32, whose code runs in parts, in other types and under check, and of f32 and bf16 one, drawn by the commit; and a test of
-# memory's size. Of the rest every second runs, the even or the odd ones, drawn by the commit, too.
+# AddressSanitizer and UndefinedBehaviourSanitizer; oneDNN itself is the distribution's, not instrumented, nor is the reference.
+# Left out for their time, besides what check leaves out, are runs that are killed or lose a rank, evaluations of the networks
+# whose training steps run, and a test of memory's size; on simulated GPUs whole runs, tf32, whose code runs in parts, in other
+# types and under check, and of f32 and bf16 one, drawn by the commit. Of the rest every second runs, drawn by the commit, too.
 part_sanitize() {
-  local commit draw types=(f32 bf16)
-  commit=$(git rev-parse HEAD)
-  draw=$((16#${commit:0:7}))
+  local types=(f32 bf16)
   build default build -DTAPER_TESTS=ON  # whose tests it links
   build asan build-asan
-  TAPER_OP_BRIEF=1 ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --label-exclude slow \
-    --tests-information "$((draw / 2 % 2 + 1)),,2" --exclude-regex \
-    "$repeated|Parity.WithPyTorch/.*_eval|SimulatedGpus|TileEdges/sim|/sim_(tf32|${types[draw % 2]})( |\$)|BertMemory"
+  TAPER_OP_BRIEF=1 ctest --test-dir build-asan --parallel "$jobs" --output-on-failure --no-tests=error --label-exclude slow \
+    --tests-information "$(($(draw 4) / 2 + 1)),,2" --exclude-regex \
+    "$repeated|Killed|ALost|/reference_|WithPyTorch/.*_eval|SimulatedGpus|/sim_(tf32|${types[$(draw 2)]})( |\$)|BertMemory"
 }
 
 fuzz() {  # fuzz TARGET
@@ -138,12 +141,11 @@ python_environment() {
 # one alone, drawn by the commit, with its part of the budget (CUDA_ARCHITECTURES=all: all, and the size of the objects). No
 # "-real" behind its name: the PTX tells the blocks' sizes.
 part_cuda() {
-  local toolkit commit architectures=(80 86 89 90a 100) folder=build-cuda-one options=()
+  local toolkit architectures=(80 86 89 90a 100) folder=build-cuda-one options=()
   if [ "${CUDA_ARCHITECTURES:-}" = all ]; then
     folder=build-cuda
   else
-    commit=$(git rev-parse HEAD)
-    options=(-DCMAKE_CUDA_ARCHITECTURES="${architectures[$((16#${commit:0:7} % ${#architectures[@]}))]}")
+    options=(-DCMAKE_CUDA_ARCHITECTURES="${architectures[$(draw ${#architectures[@]})]}")
   fi
   toolkit=$(scripts/cuda-toolkit.sh compiler)
   PATH=$toolkit:$PATH cmake --preset cuda -B "$folder" -DTAPER_TESTS=OFF "${options[@]}" >/dev/null
@@ -154,9 +156,7 @@ part_cuda() {
 # Twenty small faults in the CUDA kernels, other ones for every commit and the same ones for the same commit, in the build
 # of part unit.
 part_mutate() {
-  local commit
-  commit=$(git rev-parse --short=7 HEAD)
-  scripts/mutate.py --sample 20 --seed "$((16#${commit:0:7}))" --build build --jobs "$jobs"
+  scripts/mutate.py --sample 20 --seed "$(draw 1000000)" --build build --jobs "$jobs"
 }
 
 # What the binary writes, read by the programs that it is written for.
@@ -171,12 +171,14 @@ part_run() {
   scripts/check-report.sh "$run/report.html"
 }
 
-# Every benchmark executable, one short round of each benchmark, so that it is known to work; the times mean nothing.
+# Every benchmark executable, one short round of its benchmarks, so that they are known to work; the times mean nothing.
 part_bench() {
+  local first=--benchmark_filter='-layer[2-4]'
   build default build -DTAPER_TESTS=ON -DTAPER_BENCH=ON  # the libraries are those of the unit part
-  build/bench_kernels --benchmark_min_time=0.0001
+  build/bench_kernels --benchmark_min_time=0.0001 "$first"
   mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 build/bench_ranks --largest 1 --repetitions 1
-  printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} env {} --benchmark_min_time=0.001  # env: xargs replaces no command
+  printf '%s\n' build/*_bench | xargs --max-procs="$jobs" -I{} \
+    env {} --benchmark_min_time=0.001 "$first"  # env: xargs replaces no command
 }
 
 parts=("$@")
@@ -190,14 +192,31 @@ done
 
 scripts/dependencies.sh build test
 
+# clang-tidy needs nothing of the other parts, which seldom keep every core busy.
+tidy=
+if [[ ${#parts[@]} -gt 1 && " ${parts[*]} " = *' tidy '* ]]; then
+  mkdir -p .cache
+  set -m  # a process group of its own, which ends with this script
+  nice -n 19 scripts/test.sh tidy >.cache/tidy.log 2>&1 &
+  tidy=$!
+  set +m
+  trap 'kill -- "-$tidy" 2>/dev/null || true' EXIT
+fi
+
 summary=()
 failed=0
 for part in "${parts[@]}"; do
   printf '\n=== %s ===\n' "$part"
   start=$SECONDS
   set +e  # a part runs under its own set -e, in a subshell that is no condition, so that its first failure ends it
-  (set -e; "part_$part")
-  status=$?
+  if [ -n "$tidy" ] && [ "$part" = tidy ]; then
+    wait "$tidy"
+    status=$?
+    cat .cache/tidy.log
+  else
+    (set -e; "part_$part")
+    status=$?
+  fi
   set -e
   result=passed
   if [ "$status" -ne 0 ]; then
