@@ -175,8 +175,8 @@ void note_bits(const Subject& subject, const Case& op_case, const Outcome& outco
   TAPER_CHECK(file.flush().good(), "{} cannot be written", path);
 }
 
-// With TAPER_OP_BRIEF=1 in the environment, a case runs on a simulated GPU once for each place of its arguments:
-// what watches its accesses to memory makes a run many times longer, and sees them all in these.
+// With TAPER_OP_BRIEF=1 in the environment, a case runs on a simulated GPU once for each place of its
+// arguments: what watches its accesses to memory makes a run many times longer, and sees them all in these.
 bool brief(const Backend& backend) {
   static const bool asked = std::getenv("TAPER_OP_BRIEF") != nullptr;
   return asked && backend.name() == "sim";
