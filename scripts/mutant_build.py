@@ -48,6 +48,9 @@ class Build:
 
     def __init__(self, preset, folder, jobs):
         self.folder = ROOT / (folder or ("build-mutate" if preset == "default" else f"build-mutate-{preset}"))
+        self.environment = {**os.environ, **ENVIRONMENT}
+        if preset != "default":
+            self.environment["TAPER_OP_BRIEF"] = "1"  # what watches memory sees it in one run
         self.units = {}  # unit: [(test, filter)...]
         known = {}
         for unit in (path for path in kernel_files() if path.suffix == ".cu"):
@@ -108,7 +111,7 @@ class Build:
         """Whether tests pass with mutant number `chosen` within `limit` seconds of a core, and how many they took."""
         process = subprocess.Popen(["prlimit", f"--cpu={limit}", test, f"--gtest_filter={tests}", "--gtest_fail_fast",
                                     "--gtest_brief=1"], cwd=self.folder,
-                                   env={**os.environ, **ENVIRONMENT, "TAPER_MUTANT": str(chosen)},
+                                   env={**self.environment, "TAPER_MUTANT": str(chosen)},
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         late = threading.Timer(TIME_LIMIT, process.kill)
         late.start()
