@@ -271,7 +271,7 @@ TEST_F(RanksTest, ALostRankEndsAllAndNothingIsLost) {
     return value != nullptr ? std::string(value) : other;
   };
   const std::string results_file = setting("TAPER_TEST_RESULTS", "");
-  const std::string timeout = setting("TAPER_TEST_TIMEOUT", "3");
+  const std::string timeout = setting("TAPER_TEST_TIMEOUT", "10");  // a rank may have to wait for a core
   const std::vector<std::string> how = {"shards=4", "rank_timeout=" + timeout};
   ASSERT_EQ(run(train(folder_ / "whole", settings(how))).code, 0);
   auto total = static_cast<uint32_t>(events(folder_ / "whole").size());

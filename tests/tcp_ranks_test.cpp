@@ -136,7 +136,7 @@ TEST_F(TcpRuns, SimulatedGpusGiveTheBytesOfOneProcess) {
 
 // Nobody but the ranks themselves can end the others: also the one that is stopped.
 TEST_F(TcpRuns, ALostRankEndsAllAndNothingIsLost) {
-  const std::vector<std::string> how = {"shards=4", "rank_timeout=3"};
+  const std::vector<std::string> how = {"shards=4", "rank_timeout=10"};
   ASSERT_EQ(run(train(folder_ / "whole", settings(how))).code, 0);
   struct Case {
     int ranks, lost, signal;
