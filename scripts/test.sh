@@ -9,16 +9,16 @@
 #   check     the ops' CUDA kernels with each access to memory checked; the same bits under random schedules
 #   sanitize  half of the tests, drawn by the commit, under AddressSanitizer and UBSan; none of the slow ones
 #   fuzz      every fuzz target for ten seconds
-#   cuda      (only where named) nvcc compiles the kernels for one architecture, drawn by the commit (CUDA_ARCHITECTURES=all: for
-#             every one); their resources are within the budget
-#   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   run       a small run through every stage; TensorBoard reads its events, chromium its report, torchvision its export
 #   bench     every benchmark runs, of a network's convolutions those of the first stage
+#   cuda      nvcc compiles the CUDA kernels for one architecture, drawn by the commit (CUDA_ARCHITECTURES=all: for every one);
+#             their resources are within the budget
+#   mutate    (only where named) the tests notice 20 faults in the CUDA kernels, drawn by the commit (scripts/mutate.py)
 #   tidy      clang-tidy finds nothing; with other parts, it runs beside them at the lowest priority
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_parts=(format unit check run sanitize fuzz bench tidy)
+all_parts=(format unit check run sanitize fuzz bench cuda tidy)
 if [ "${1:-}" = --help ]; then
   sed -n '3,/^set/{s/^# //p}' "$0"
   exit 0
